@@ -1,0 +1,90 @@
+"""Linen encoders and the tables that name them; `create` builds a model from a name.
+
+Modules here know nothing of devices, meshes or losses.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from vlrep_jax.build import build, near
+from vlrep_jax.models.dual_encoder import DualEncoder, Embeddings, ViLD
+from vlrep_jax.models.presets import PRESETS
+from vlrep_jax.models.shared_encoder import SharedEncoder
+from vlrep_jax.models.text import TextTransformer
+from vlrep_jax.models.transformer import Transformer
+from vlrep_jax.models.vit import ViT
+
+__all__ = [
+    "ENCODERS",
+    "MODELS",
+    "PRESETS",
+    "DualEncoder",
+    "Embeddings",
+    "SharedEncoder",
+    "TextTransformer",
+    "Transformer",
+    "ViLD",
+    "ViT",
+    "create",
+]
+
+ENCODERS: dict[str, Callable] = {"vit": ViT, "text_transformer": TextTransformer}
+MODELS: dict[str, Callable] = {
+    "dual_encoder": DualEncoder,
+    "shared_encoder": SharedEncoder,
+    "vild": ViLD,
+}
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+def create(name: str, **overrides: Any) -> nn.Module:
+    """A model by name, with any of its options changed.
+
+    >>> model = create("ViT-B-32", image={"image_size": 256}, towers={"dtype": "bfloat16"})
+
+    Args:
+      name: a preset ('ViT-B-32') or a model class of the table MODELS ('dual_encoder').
+      overrides: options of the model; those of a tower as a mapping (`image={...}`), merged into the
+        preset's. `towers={...}` gives the same options to both towers.
+
+    Returns:
+      A linen module: `model.init(key, images, tokens)`, then `model.apply(variables, images, tokens)`
+      gives `Embeddings`, and `method='encode_image'` or `'encode_text'` one side.
+
+    Raises:
+      ValueError: an unknown name or option; the message lists the near ones.
+    """
+    if name not in PRESETS and name not in MODELS:
+        raise ValueError(f"Unknown model {name!r}: {near(name, [*PRESETS, *MODELS])}.")
+    section = _merge(PRESETS.get(name, {"name": name}), overrides)
+    towers = section.pop("towers", {})
+    for side in ("image", "text"):
+        if isinstance(section.get(side), Mapping):
+            tower = _merge(section[side], towers)
+            section[side] = build(ENCODERS, _with_dtype(tower), f"{side} tower")
+    if "image" not in section:  # one transformer for both modalities
+        section = _merge(section, towers)
+    return build(MODELS, _with_dtype(section), "model")
+
+
+def _merge(base, changes):
+    """A copy of a nested mapping with another laid over it."""
+    merged = dict(base.items())
+    for key, value in changes.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        # Another tower of its own name replaces the preset's: its options would not fit.
+        same = both and value.get("name", merged[key].get("name")) == merged[key].get("name")
+        merged[key] = _merge(merged[key], value) if same else value
+    return merged
+
+
+def _with_dtype(section):
+    """The section with its dtype, a word in configs, as a dtype."""
+    if not isinstance(section.get("dtype"), str):
+        return section
+    if section["dtype"] not in DTYPES:
+        raise ValueError(f"Unknown dtype {section['dtype']!r}: {near(section['dtype'], DTYPES)}.")
+    return {**section, "dtype": DTYPES[section["dtype"]]}

@@ -1,0 +1,202 @@
+"""The pre-norm transformer that every tower is made of, and its pooling head.
+
+Layers are scanned: their parameters are stacked along a leading depth axis whether the loop is kept
+(`unroll=1`, quick to compile) or unrolled, so that a checkpoint does not depend on that choice.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.linen.initializers import normal, zeros
+
+from vlrep_jax.build import find
+
+
+def quick_gelu(x):
+    """x * sigmoid(1.702 x), the activation of OpenAI's released weights."""
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+ACTIVATIONS: dict[str, Callable] = {
+    "gelu": partial(jax.nn.gelu, approximate=False),
+    "gelu_tanh": partial(jax.nn.gelu, approximate=True),
+    "quick_gelu": quick_gelu,
+}
+
+REMAT_POLICIES = ("none", "full")  # what the backward pass computes again instead of keeping
+
+
+def l2_normalize(x):
+    """x / |x| along the last dimension, in float32; zero where x is zero, with finite gradients."""
+    x = x.astype(jnp.float32)
+    # The other usual forms (x / norm, x / (norm + eps)) have a NaN gradient at x = 0.
+    squared_norm = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.maximum(squared_norm, 1e-12))
+
+
+class Mlp(nn.Module):
+    """Two dense layers with an activation between them: [..., w] -> [..., w]."""
+
+    hidden: int
+    activation: str
+    init_std: tuple[float, float]
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        act = find(ACTIVATIONS, self.activation, "activation")
+        width = x.shape[-1]
+        std1, std2 = self.init_std
+        x = nn.Dense(self.hidden, dtype=self.dtype, kernel_init=normal(std1), name="fc1")(x)
+        return nn.Dense(width, dtype=self.dtype, kernel_init=normal(std2), name="fc2")(act(x))
+
+
+class Attention(nn.Module):
+    """Multi-head attention of queries [b, n, w] over keys [b, m, w]; logits and softmax in float32.
+
+    `mask` bool[b, 1, 1, m] is true where a key may be seen; `causal` hides later positions.
+    """
+
+    heads: int
+    init_std: tuple[float, float]
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, queries, keys, *, mask=None, causal=False):
+        width = queries.shape[-1]
+        if width % self.heads:
+            raise ValueError(f"width={width} must be a multiple of heads={self.heads}.")
+        std_in, std_out = self.init_std
+        project = partial(
+            nn.DenseGeneral,
+            features=(self.heads, width // self.heads),
+            dtype=self.dtype,
+            kernel_init=normal(std_in),
+        )
+        mixed = jax.nn.dot_product_attention(
+            project(name="query")(queries),
+            project(name="key")(keys),
+            project(name="value")(keys),
+            mask=mask,
+            is_causal=causal,
+        )
+        out = nn.DenseGeneral(
+            width, axis=(-2, -1), dtype=self.dtype, kernel_init=normal(std_out), name="out"
+        )
+        return out(mixed)
+
+
+class Block(nn.Module):
+    """One pre-norm layer: attention, then MLP, each added to its input."""
+
+    heads: int
+    mlp_dim: int
+    depth: int  # of the whole stack: residual branches start smaller in deeper stacks
+    activation: str
+    ln_eps: float
+    dropout: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x, mask, causal, train):
+        width = x.shape[-1]
+        # CLIP's initialisation (its public code): the sum over 2 * depth branches keeps its scale.
+        std_in, std_out = width**-0.5, (2 * self.depth * width) ** -0.5
+        norm = partial(nn.LayerNorm, epsilon=self.ln_eps, dtype=self.dtype)
+        drop = nn.Dropout(self.dropout, deterministic=not train)
+        y = norm(name="ln_1")(x)
+        attention = Attention(self.heads, (std_in, std_out), self.dtype, name="attn")
+        x = x + drop(attention(y, y, mask=mask, causal=causal))
+        mlp = Mlp(
+            self.mlp_dim, self.activation, ((2 * width) ** -0.5, std_out), self.dtype, name="mlp"
+        )
+        x = x + drop(mlp(norm(name="ln_2")(x)))
+        return x, None
+
+
+class Transformer(nn.Module):
+    """A stack of pre-norm layers: [b, n, w] -> [b, n, w], without a final norm.
+
+    Attributes:
+      depth, heads: number of layers, and of attention heads in each.
+      mlp_dim: hidden width of the MLPs; None is four times the width.
+      activation: a name in ACTIVATIONS.
+      ln_eps: epsilon of the layer norms (CLIP 1e-5, SigLIP 1e-6).
+      dropout: rate on both residual branches, active where `train` is true.
+      remat: a name in REMAT_POLICIES; 'full' keeps only each layer's input for the backward pass.
+      unroll: layers per iteration of the loop; depth unrolls it whole.
+      dtype: of the computation; parameters are float32.
+    """
+
+    depth: int
+    heads: int
+    mlp_dim: int | None = None
+    activation: str = "gelu"
+    ln_eps: float = 1e-5
+    dropout: float = 0.0
+    remat: str = "none"
+    unroll: int = 1
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, *, mask=None, causal=False, train=False):
+        if self.remat not in REMAT_POLICIES:
+            raise ValueError(f"remat={self.remat!r}; known: {', '.join(REMAT_POLICIES)}.")
+        block = Block
+        if self.remat == "full":
+            # Inside a scan the loop already keeps XLA from merging the two computations.
+            block = nn.remat(Block, prevent_cse=False, static_argnums=(3, 4))
+        layers = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True, "dropout": True},
+            in_axes=(nn.broadcast, nn.broadcast, nn.broadcast),
+            length=self.depth,
+            unroll=self.unroll,
+        )(
+            heads=self.heads,
+            mlp_dim=self.mlp_dim or 4 * x.shape[-1],
+            depth=self.depth,
+            activation=self.activation,
+            ln_eps=self.ln_eps,
+            dropout=self.dropout,
+            dtype=self.dtype,
+            name="layers",
+        )
+        return layers(x.astype(self.dtype), mask, causal, train)[0]
+
+
+class AttentionPool(nn.Module):
+    """MAP head (arXiv:2106.04560): a learned query attends over all tokens. [b, n, w] -> [b, w]."""
+
+    heads: int
+    mlp_dim: int
+    activation: str
+    ln_eps: float
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        width = x.shape[-1]
+        std = width**-0.5
+        probe = self.param("probe", normal(std), (1, 1, width))
+        probe = jnp.broadcast_to(probe.astype(self.dtype), (x.shape[0], 1, width))
+        y = Attention(self.heads, (std, std), self.dtype, name="attn")(probe, x)
+        z = nn.LayerNorm(epsilon=self.ln_eps, dtype=self.dtype, name="ln")(y)
+        mlp = Mlp(self.mlp_dim, self.activation, ((2 * width) ** -0.5, std), self.dtype, name="mlp")
+        return (y + mlp(z))[:, 0]
+
+
+def projection(embed_dim, *, bias=False, dtype=jnp.float32, width, name="projection"):
+    """The last linear map of a tower, from its width to the shared embedding space."""
+    return nn.Dense(
+        embed_dim,
+        use_bias=bias,
+        dtype=dtype,
+        kernel_init=normal(width**-0.5),
+        bias_init=zeros,
+        name=name,
+    )

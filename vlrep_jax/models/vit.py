@@ -1,0 +1,119 @@
+"""The vision transformer (arXiv:2010.11929) with the variations of CLIP and SigLIP."""
+
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.linen.initializers import normal, zeros
+
+from vlrep_jax.models.transformer import AttentionPool, Transformer, projection
+
+
+class PatchEmbedding(nn.Module):
+    """Non-overlapping patches, each mapped linearly: [b, s, s, 3] -> [b, (s / patch_size)^2, w]."""
+
+    patch_size: int
+    width: int
+    bias: bool
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, images):
+        p = self.patch_size
+        b, h, w, c = images.shape
+        kernel = self.param("kernel", normal((p * p * c) ** -0.5), (p, p, c, self.width))
+        # A reshape and one product: the strided convolution it equals is slower on CPUs.
+        patches = images.astype(self.dtype).reshape(b, h // p, p, w // p, p, c)
+        patches = patches.transpose(0, 1, 3, 2, 4, 5).reshape(b, -1, p * p * c)
+        x = patches @ kernel.reshape(-1, self.width).astype(self.dtype)
+        if self.bias:
+            x = x + self.param("bias", zeros, (self.width,)).astype(self.dtype)[None, None]
+        return x
+
+
+class ViT(nn.Module):
+    """Vision transformer: images float32[b, image_size, image_size, 3] -> features [b, embed_dim].
+
+    Attributes:
+      image_size, patch_size: pixels; the first must be a multiple of the second.
+      width, depth, heads, mlp_dim, activation, ln_eps, dropout, remat, unroll, dtype: see
+        `Transformer`.
+      embed_dim: width of the output, by a linear map without bias; None is the pooled width, unmapped.
+      pool: 'cls' (a class token, CLIP), 'map' (attention pooling, SigLIP) or 'mean'.
+      pre_norm: a layer norm before the first layer (CLIP).
+      patch_bias: a bias in the patch embedding (SigLIP).
+
+    Raises:
+      ValueError: images of another shape, an unknown pool.
+    """
+
+    image_size: int = 224
+    patch_size: int = 16
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    mlp_dim: int | None = None
+    embed_dim: int | None = None
+    pool: str = "cls"
+    pre_norm: bool = True
+    patch_bias: bool = False
+    activation: str = "gelu"
+    ln_eps: float = 1e-5
+    dropout: float = 0.0
+    remat: str = "none"
+    unroll: int = 1
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, images, *, train=False):
+        if self.pool not in ("cls", "map", "mean"):
+            raise ValueError(f"pool={self.pool!r}; known: cls, map, mean.")
+        if self.image_size % self.patch_size:
+            raise ValueError(
+                f"image_size={self.image_size} must be a multiple of patch_size={self.patch_size}."
+            )
+        expected = (self.image_size, self.image_size, 3)
+        if images.ndim != 4 or images.shape[1:] != expected:
+            raise ValueError(
+                f"Images have shape {images.shape}; this tower expects (batch, "
+                f"{', '.join(map(str, expected))}). Resize them, or set image_size."
+            )
+        patch = PatchEmbedding(
+            self.patch_size, self.width, self.patch_bias, self.dtype, name="patch_embedding"
+        )
+        x = patch(images)
+        if self.pool == "cls":
+            token = self.param("class_embedding", normal(self.width**-0.5), (self.width,))
+            token = jnp.broadcast_to(token.astype(self.dtype), (x.shape[0], 1, self.width))
+            x = jnp.concatenate([token, x], axis=1)
+        positions = self.param(
+            "positional_embedding", normal(self.width**-0.5), (x.shape[1], self.width)
+        )
+        x = x + positions.astype(self.dtype)[None]
+        norm = {"epsilon": self.ln_eps, "dtype": self.dtype}
+        if self.pre_norm:
+            x = nn.LayerNorm(**norm, name="ln_pre")(x)
+        mlp_dim = self.mlp_dim or 4 * self.width
+        x = Transformer(
+            depth=self.depth,
+            heads=self.heads,
+            mlp_dim=mlp_dim,
+            activation=self.activation,
+            ln_eps=self.ln_eps,
+            dropout=self.dropout,
+            remat=self.remat,
+            unroll=self.unroll,
+            dtype=self.dtype,
+            name="transformer",
+        )(x, train=train)
+        if self.pool == "cls":
+            x = x[:, 0]
+        x = nn.LayerNorm(**norm, name="ln_post")(x)
+        if self.pool == "mean":
+            x = x.mean(axis=1)
+        elif self.pool == "map":
+            head = AttentionPool(
+                self.heads, mlp_dim, self.activation, self.ln_eps, self.dtype, name="pool"
+            )
+            x = head(x)
+        if self.embed_dim is not None:
+            x = projection(self.embed_dim, dtype=self.dtype, width=self.width)(x)
+        return x
