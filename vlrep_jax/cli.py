@@ -1,0 +1,195 @@
+"""`vlrep`: the command line. Flags in, one call out; a user's mistake is one line and exit code 2."""
+
+import argparse
+import sys
+from pathlib import Path
+
+USER_ERRORS = (ValueError, FileNotFoundError, NotADirectoryError, FileExistsError)
+USER_ERROR_CODE = 2
+STOPPED_CODE = 42  # told to stop, state saved: run the same command again
+
+CONFIG_HELP = (
+    "--config.KEY=VALUE changes one value of the recipe, for example --config.seed=1 or "
+    "--config.schedule.peak=1e-3."
+)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs the command line and exits with its code."""
+    args, config_args = parse(argv if argv is not None else sys.argv[1:])
+    try:
+        sys.exit(args.run(args, config_args))
+    except USER_ERRORS as error:
+        if args.traceback:
+            raise
+        print(f"vlrep: error: {error}", file=sys.stderr)
+        sys.exit(USER_ERROR_CODE)
+
+
+def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The command's own flags, and the `--config...` ones as they stand."""
+    parser = argparse.ArgumentParser(
+        prog="vlrep",
+        description="Pretrain and use joint image-text representations (CLIP, SigLIP, ViLD) in JAX.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=_version())
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    train = _command(commands, "train", _train, "Train a recipe, or continue where it stopped.")
+    train.usage = (
+        "vlrep train --config=FILE[:ARG] --workdir=DIR [--config.KEY=VALUE ...]"
+    )
+    train.add_argument(
+        "--config", required=True, metavar="FILE[:ARG]", help="recipe, such as configs/quickstart.py"
+    )
+    train.add_argument(
+        "--workdir", required=True, metavar="DIR", help="where checkpoints, metrics and report go"
+    )
+
+    evaluate = _command(
+        commands, "eval", _eval, "Evaluate a checkpoint again; writes DIR/eval-STEP.json."
+    )
+    evaluate.usage = "vlrep eval --workdir=DIR [--step=N] [--config.KEY=VALUE ...]"
+    evaluate.add_argument("--workdir", required=True, metavar="DIR", help="of a training run")
+    evaluate.add_argument("--step", type=int, metavar="N", help="checkpoint; the newest if not given")
+
+    embed = _command(commands, "embed", _embed, "Embed pictures or texts with a trained model.")
+    embed.usage = "vlrep embed --workdir=DIR (--images=GLOB | --texts=FILE) --out=FILE.npz [--step=N]"
+    embed.add_argument("--workdir", required=True, metavar="DIR", help="of a training run")
+    embed.add_argument("--step", type=int, metavar="N", help="checkpoint; the newest if not given")
+    inputs = embed.add_mutually_exclusive_group(required=True)
+    inputs.add_argument("--images", metavar="GLOB", help="picture files, such as 'photos/*.png'")
+    inputs.add_argument("--texts", metavar="FILE", help="UTF-8 file with one text a line")
+    embed.add_argument(
+        "--out", required=True, metavar="FILE.npz", help="embeddings float32[n, d] and their inputs"
+    )
+    embed.add_argument("--batch_size", type=int, default=256, metavar="N", help="default 256")
+
+    args, rest = parser.parse_known_args(argv)
+    config_args = [arg for arg in rest if arg.startswith("--config.")]
+    unknown = [arg for arg in rest if arg not in config_args]
+    if unknown:
+        from vlrep_jax.build import near
+
+        flags = [f for a in args.parser._actions for f in a.option_strings] + ["--config.KEY=VALUE"]
+        word = unknown[0].split("=")[0]
+        args.parser.error(f"unknown argument {unknown[0]!r}; {near(word, flags)}")
+    return args, config_args
+
+
+def _command(commands, name, run, summary):
+    """A subcommand whose help begins with its summary."""
+    takes_config = name in ("train", "eval")
+    parser = commands.add_parser(
+        name,
+        help=summary,
+        description=summary,
+        epilog=CONFIG_HELP if takes_config else None,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--traceback", action="store_true", help="show where an error came from")
+    parser.set_defaults(run=run, parser=parser)
+    return parser
+
+
+def _version():
+    from vlrep_jax import __version__
+
+    return f"vlrep_jax {__version__}"
+
+
+def _train(args, config_args):
+    from vlrep_jax import experiment
+
+    config = load_config(args.config, config_args)
+    finished = experiment.train(config, Path(args.workdir))
+    if not finished:
+        print(
+            f"Stopped and saved. To continue: {' '.join(['vlrep', *sys.argv[1:]])}",
+            file=sys.stderr,
+        )
+        return STOPPED_CODE
+    return 0
+
+
+def _eval(args, config_args):
+    from vlrep_jax import experiment
+
+    experiment.evaluate(Path(args.workdir), args.step, override=config_args)
+    return 0
+
+
+def _embed(args, config_args):
+    from vlrep_jax import experiment
+
+    if config_args:
+        raise ValueError(f"vlrep embed takes no {config_args[0]!r}: the model is what was trained.")
+    experiment.embed(
+        Path(args.workdir),
+        Path(args.out),
+        images=args.images,
+        texts=args.texts,
+        step=args.step,
+        batch_size=args.batch_size,
+    )
+    return 0
+
+
+def load_config(path: str, overrides: list[str]):
+    """The ConfigDict of a recipe file with `--config.key=value` words applied.
+
+    Args:
+      path: 'FILE' or 'FILE:ARG', ARG being passed to the file's get_config.
+      overrides: words such as '--config.schedule.peak=1e-3'.
+
+    Raises:
+      ValueError: no such key (the near ones are listed), or a value of another type.
+      FileNotFoundError: no such file.
+    """
+    file = path.split(":")[0]
+    if not Path(file).is_file():
+        raise FileNotFoundError(f"--config={path}: there is no file {file!r}.")
+    from absl import flags
+    from ml_collections import config_flags
+
+    values, words = flags.FlagValues(), [f"--config={path}"]
+    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=words)
+    values(["vlrep", *words])
+    return override_config(values["config"].value, overrides)
+
+
+def override_config(config, overrides: list[str]):
+    """The ConfigDict with `--config.key=value` words applied; errors as `load_config`."""
+    from absl import flags
+    from ml_collections import config_flags
+    from ml_collections.config_flags.config_flags import UnsupportedOperationError
+
+    for word in overrides:
+        _check_override(config, word)
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=overrides)
+    try:
+        values(["vlrep", *overrides])
+    except (flags.Error, UnsupportedOperationError) as error:
+        raise ValueError(" ".join(str(error).split())) from None
+    return values["config"].value.lock()
+
+
+def _check_override(config, word):
+    """Raises ValueError where a word is not --config.KEY=VALUE for a key that the recipe has."""
+    from ml_collections import ConfigDict
+
+    from vlrep_jax.build import near
+
+    path, equals, _ = word.partition("=")
+    if not equals:
+        raise ValueError(f"{word} has no value; write {word}=VALUE.")
+    *parents, last = path.removeprefix("--config.").split(".")
+    section, name = config, "config"
+    for key in (*parents, last):
+        if not isinstance(section, ConfigDict):
+            raise ValueError(f"{path}: {name} is a value, not a section.")
+        if key not in section:
+            raise ValueError(f"{path}: {name} has no key {key!r}; {near(key, section.keys())}.")
+        section, name = section[key], f"{name}.{key}"

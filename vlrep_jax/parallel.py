@@ -1,0 +1,151 @@
+"""Where arrays live and how a step is mapped over devices; models and losses know nothing of it.
+
+Two wirings of one train step: `jit_step` over a mesh (the default; the loss is a `shard_map` island made
+by `per_shard`, parameters are replicated or sharded by rules) and `pmap_step`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from vlrep_jax.rules import match_rules
+
+BATCH_AXES = ("data", "fsdp")  # every mesh axis splits the batch; 'fsdp' may split parameters too
+
+
+def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh of all devices with axes ('data', 'fsdp'); a size of -1 takes the devices left over.
+
+    Raises:
+      ValueError: the sizes do not multiply to the number of devices.
+    """
+    devices = list(devices if devices is not None else jax.devices())
+    count, sizes = len(devices), [data, fsdp]
+    if sizes.count(-1) == 1 and count % -np.prod(sizes) == 0:
+        sizes[sizes.index(-1)] = count // int(-np.prod(sizes))
+    if min(sizes) < 1 or np.prod(sizes) != count:
+        raise ValueError(
+            f"parallel.data={data}, parallel.fsdp={fsdp} do not fit {count} devices: their product "
+            f"must be {count}, and one of them may be -1 to take what is left."
+        )
+    # make_mesh makes explicit axes unless told; these programs leave propagation to the compiler.
+    return jax.make_mesh(
+        tuple(sizes), BATCH_AXES, axis_types=(AxisType.Auto,) * 2, devices=devices
+    )
+
+
+def per_shard(fn: Callable, mesh: Mesh, *, batched: int) -> Callable:
+    """`fn` as an island in a jitted program: each device runs it on its rows of the batch.
+
+    Args:
+      fn: called with axis_name=BATCH_AXES; returns values that are equal on every shard.
+      mesh: with the axes BATCH_AXES.
+      batched: how many leading positional arguments are split by rows.
+
+    Returns:
+      run(*args, **batched_kwargs): the first `batched` arguments and every keyword argument that is
+      not None are split along their first dimension, the other arguments are copied to every device.
+    """
+
+    def run(*args, **batched_kwargs):
+        named = {key: value for key, value in batched_kwargs.items() if value is not None}
+        rows = P(BATCH_AXES)
+        specs = tuple(rows if i < batched else P() for i in range(len(args)))
+        return jax.shard_map(
+            lambda args, named: fn(*args, axis_name=BATCH_AXES, **named),
+            mesh=mesh,
+            in_specs=(specs, dict.fromkeys(named, rows)),
+            out_specs=P(),
+        )(args, named)
+
+    return run
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Rows split over all devices."""
+    return NamedSharding(mesh, P(BATCH_AXES))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The whole array on every device."""
+    return NamedSharding(mesh, P())
+
+
+def shardings(tree, mesh: Mesh, rules: Sequence[tuple[str, str]]):
+    """The sharding of every leaf of a tree of arrays (or shapes) by path rules; first match wins.
+
+    Args:
+      tree: of parameters, or of a whole train state: the path of an optimizer's moment ends in the
+        path of its parameter, so the same rules hold for both.
+      mesh: with the axes BATCH_AXES.
+      rules: (regex over the path, 'replicate' or 'fsdp'); a path without a match is replicated. 'fsdp'
+        splits the largest dimension that the axis size divides, and copies a leaf that has none.
+
+    Raises:
+      ValueError: a value other than these two.
+    """
+    size = mesh.shape["fsdp"]
+
+    def of_leaf(leaf, how):
+        if how not in ("replicate", "fsdp"):
+            raise ValueError(f"Unknown sharding {how!r}; known: fsdp, replicate.")
+        dims = [i for i, n in enumerate(leaf.shape) if n % size == 0 and n >= size]
+        if how == "replicate" or size == 1 or not dims:
+            return replicated(mesh)
+        largest = max(dims, key=lambda i: leaf.shape[i])
+        return NamedSharding(mesh, P(*(None,) * largest, "fsdp"))
+
+    return jax.tree.map(of_leaf, tree, match_rules(rules, tree, "replicate"))
+
+
+def jit_step(step: Callable, mesh: Mesh, state_shardings) -> Callable:
+    """step(state, batch) -> (state, metrics) compiled over a mesh; the state's memory is reused."""
+    return jax.jit(
+        step,
+        in_shardings=(state_shardings, batch_sharding(mesh)),
+        out_shardings=(state_shardings, replicated(mesh)),
+        donate_argnums=0,
+    )
+
+
+def pmap_step(step: Callable, axis_name: str = "data") -> Callable:
+    """step(state, batch) mapped by pmap: one unreplicated state, a batch of shape [devices, b, ...]."""
+    # No donation: an unreplicated state is still in use on other devices when one is done with it.
+    return jax.pmap(step, axis_name=axis_name, in_axes=(None, 0), out_axes=(None, None))
+
+
+def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """This process's rows of the global batch onto its devices, as arrays that span all processes.
+
+    Raises:
+      ValueError: the rows cannot be split evenly over this process's devices.
+    """
+    sharding = batch_sharding(mesh)
+    check_divides(len(next(iter(batch.values()))), mesh.local_mesh.size)
+    return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
+
+
+def put_pmap_batch(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """This process's rows of the global batch as [local devices, b, ...] for `pmap_step`."""
+    devices = jax.local_device_count()
+    check_divides(len(next(iter(batch.values()))), devices)
+    return {k: v.reshape(devices, -1, *v.shape[1:]) for k, v in batch.items()}
+
+
+def check_divides(batch_size: int, devices: int) -> None:
+    """Raises ValueError where a batch cannot be split evenly."""
+    if batch_size % devices or batch_size < devices:
+        nearest = max(round(batch_size / devices), 1) * devices
+        raise ValueError(
+            f"batch_size={batch_size} must be a multiple of {devices} devices; "
+            f"the nearest is {nearest}."
+        )
+
+
+def sharded_apply(fn: Callable, mesh: Mesh) -> Callable:
+    """fn(params, rows) -> rows compiled with its rows split over the devices and the result gathered."""
+    return jax.jit(partial(fn), out_shardings=replicated(mesh))

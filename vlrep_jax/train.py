@@ -1,0 +1,134 @@
+"""The train step, the state it maps, and the one loop that runs it."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from vlrep_jax.collectives import first_row, global_mean
+from vlrep_jax.objectives import Objective
+from vlrep_jax.optim import ema_update
+
+
+class TrainState(NamedTuple):
+    """All that a step reads and writes, as one pytree of arrays.
+
+    step: int32[], steps done. params: of the model. opt_state: of optax.
+    ema: moving average of the parameters, or None.
+    """
+
+    step: jax.Array
+    params: Any
+    opt_state: Any
+    ema: Any
+
+
+def init_state(
+    init_params: Callable, tx: optax.GradientTransformation, seed: int, *, ema: bool
+) -> TrainState:
+    """The state before the first step; pure in `seed`, to be jitted with the shardings wanted."""
+    params = init_params(jax.random.key(seed))
+    return TrainState(jnp.int32(0), params, tx.init(params), params if ema else None)
+
+
+def make_train_step(
+    objective: Objective,
+    tx: optax.GradientTransformation,
+    *,
+    seed: int = 0,
+    axis_name: str | None = None,
+    project: Callable = lambda params: params,
+    ema_decay: float = 0.0,
+) -> Callable:
+    """One optimizer step, the same under every wiring.
+
+    Args:
+      objective: (params, batch, key) -> (global value, metrics).
+      tx: optimizer.
+      seed: randomness of step n on shard i is a function of (seed, n, i).
+      axis_name: mapped axis around the whole step (pmap); None under jit, where the batch is whole.
+      project: applied to the parameters after the update, such as the clamp of the logit scale.
+      ema_decay: of the moving average, if the state has one.
+
+    Returns:
+      train_step(state, batch) -> (state, metrics), metrics float32[] and equal on every shard.
+    """
+
+    def train_step(state, batch):
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        key = jax.random.fold_in(key, first_row(1, axis_name))
+        grads, metrics = jax.grad(objective, has_aux=True)(state.params, batch, key)
+        grads = global_mean(grads, axis_name)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = project(optax.apply_updates(state.params, updates))
+        ema = None if state.ema is None else ema_update(state.ema, params, ema_decay)
+        metrics = {**metrics, "gradient_norm": optax.global_norm(grads)}
+        return TrainState(state.step + 1, params, opt_state, ema), metrics
+
+    return train_step
+
+
+def fit(
+    state: TrainState,
+    train_step: Callable,
+    batches: Iterator,
+    *,
+    steps: int,
+    on_step: Callable,
+    save: Callable,
+    evaluate: Callable,
+    log_every: int,
+    eval_every: int,
+    checkpoint_every: int,
+    should_stop: Callable[[], bool],
+) -> TrainState:
+    """Trains until `steps`, or until told to stop; the state is saved at the end either way.
+
+    Args:
+      state: where to begin; its step says how many steps are done.
+      train_step: (state, batch) -> (state, metrics).
+      batches: gives the batch of the next step, on the devices.
+      on_step: (step, metrics or None) after each step; metrics at multiples of log_every.
+      save, evaluate: (step, state), every so many steps and at the end.
+      should_stop: asked between steps.
+
+    Returns:
+      The last state.
+
+    Raises:
+      FloatingPointError: the loss is not finite; nothing is saved from then on.
+    """
+    step, waiting = int(state.step), None
+    if step == 0:
+        evaluate(step, state)  # what chance is worth, beside which later figures are read
+    while step < steps and not should_stop():
+        state, metrics = train_step(state, next(batches))
+        step += 1
+        # One step stays in flight while the next batch is made ready, and no more: a queue of
+        # steps would hold a batch each and answer a signal late.
+        jax.block_until_ready(waiting)
+        waiting = metrics
+        due = [step % every == 0 or step == steps for every in (log_every, checkpoint_every)]
+        if any(due):
+            check_finite(step, metrics)
+        on_step(step, metrics if due[0] else None)
+        if due[1]:
+            save(step, state)
+        if step % eval_every == 0 or step == steps:
+            evaluate(step, state)
+    if waiting is not None and step < steps:
+        check_finite(step, waiting)
+        save(step, state)
+    return state
+
+
+def check_finite(step: int, metrics: dict[str, jax.Array]) -> None:
+    """Raises FloatingPointError where the loss or the gradient's norm is not a number."""
+    for name in ("loss", "gradient_norm"):
+        if not jnp.isfinite(metrics[name]):
+            raise FloatingPointError(
+                f"{name} is {float(metrics[name])} at step {step}. The newest checkpoint is from "
+                "before; lower schedule.peak, or set optimizer.clip_norm, and run again."
+            )
