@@ -17,7 +17,7 @@ def softmax(image, text, scale, bias, *, axis_name=None, pair_ids=None, weights=
     """Symmetric InfoNCE: the mean of the image-to-text and text-to-image cross-entropies.
 
     CLIP's loss (arXiv:2103.00020, figure 3). With `pair_ids` the target of a row is uniform over
-    its positives (UniCL, arXiv:2204.03610, equation 3). `bias` is ignored: it cancels.
+    its positives (UniCL, arXiv:2204.03610). `bias` is ignored: it cancels.
     Arguments, result and errors as in `vlrep_jax.losses`.
 
     Example: for B pairs at scale 0 the value is ln B.
