@@ -129,10 +129,11 @@ def _optimizer(name, keywords):
     """The function of OPTIMIZERS, once name and keywords are known to fit."""
     if name not in OPTIMIZERS:
         raise ValueError(f"there is no optimizer {name!r}: {near_names(name, OPTIMIZERS)}")
-    known = [key for key in inspect.signature(OPTIMIZERS[name]).parameters if key != "decay"]
+    known = inspect.signature(OPTIMIZERS[name]).parameters
     for key in keywords:
         if key not in known:
-            raise TypeError(f"{name} has no keyword {key!r}: {near_names(key, known)}")
+            every = {*known, *inspect.signature(make_optimizer).parameters} - {"keywords"}
+            raise TypeError(f"{name} has no keyword {key!r}: {near_names(key, every)}")
     return OPTIMIZERS[name]
 
 
