@@ -1,0 +1,19 @@
+"""Eight CPU devices, strict rank promotion, and compiled programs kept between runs."""
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+
+import jax
+
+
+def pytest_configure(config):
+    # A vector meeting a matrix is a bug more often than a wish; write out the new dimension.
+    jax.config.update("jax_numpy_rank_promotion", "raise")
+    if hasattr(config, "cache"):
+        jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("compiled")))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
