@@ -229,9 +229,13 @@ class EmojiCaptions(tfds.core.GeneratorBasedBuilder):
                 key, artist, points, name, _ = row
                 # A Sequence takes a list, not a tuple.
                 features = name._asdict() | {"aliases": list(name.aliases)}
-                yield number, features | {
-                    "image": picture,
-                    "artist": artist,
-                    "key": key,
-                    "codepoints": points,
-                }
+                yield (
+                    number,
+                    features
+                    | {
+                        "image": picture,
+                        "artist": artist,
+                        "key": key,
+                        "codepoints": points,
+                    },
+                )

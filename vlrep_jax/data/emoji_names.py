@@ -44,7 +44,9 @@ _LATER_GROUPS = {
 
 _TONE = re.compile(r"\b(medium-light|medium-dark|light|medium|dark) skin tone\b")
 _HAIR = re.compile(r"^(man|woman|person) (bald|beard|(?:red|curly|white|blond) hair)$")
-_COUPLE = re.compile(r"^(kiss|couple with heart|family) ((?:man|woman|person|boy|girl|adult|child).*)$")
+_COUPLE = re.compile(
+    r"^(kiss|couple with heart|family) ((?:man|woman|person|boy|girl|adult|child).*)$"
+)
 _TAKES_THE = re.compile(
     r"^(Bahamas|Gambia|Netherlands|Philippines|Maldives|Comoros|Seychelles|European Union"
     r"|Isle of Man|.* Republic|United .*|.* Islands|.* Territor(y|ies)|U\.S\. .*|.* Lands)$"
@@ -86,7 +88,10 @@ _CONCEPTS = tuple(
         (r"^speaker (low|medium|high) volume$", "speaker"),
         (r"^(up|down|left|right)(-(up|down|left|right))* arrow$", "arrow"),
         (r"^(red|orange|yellow|green|blue|purple|brown|black|white) circle$", "circle"),
-        (r"^(light blue|red|orange|yellow|green|blue|purple|brown|black|white|grey|pink) heart$", "heart"),
+        (
+            r"^(light blue|red|orange|yellow|green|blue|purple|brown|black|white|grey|pink) heart$",
+            "heart",
+        ),
         (r"^(red|orange|yellow|green|blue|purple|brown) square$", "square"),
         (r"^(black|white) ((large|medium|medium-small|small) square|square button)$", "square"),
         (r"^(green|blue|orange|closed) book$", "book"),

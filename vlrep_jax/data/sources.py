@@ -207,7 +207,9 @@ def _version_directory(path):
         return path
     if not path.is_dir():
         raise FileNotFoundError(f"{path} is not a directory; expected a prepared TFDS data set.")
-    found = sorted(str(p.parent) for d in range(1, 4) for p in path.glob("*/" * d + "dataset_info.json"))
+    found = sorted(
+        str(p.parent) for d in range(1, 4) for p in path.glob("*/" * d + "dataset_info.json")
+    )
     if len(found) != 1:
         listing = found or sorted(p.name for p in path.iterdir())[:20]
         raise FileNotFoundError(
