@@ -178,7 +178,7 @@ class EmojiCaptions(tfds.core.GeneratorBasedBuilder):
 
     name = NAME
     VERSION = tfds.core.Version(VERSION)
-    # Finding the source file needs importlib_resources, which TFDS 4.9.10 uses but does not require.
+    # Finding the source file needs importlib_resources, which TFDS 4.9.10 does not install.
     code_path = None
 
     def _info(self):

@@ -8,16 +8,15 @@ the seed and the sample's place in that stream, so the position is one integer.
 import hashlib
 import json
 import logging
-import zlib
 from collections import Counter
 
 import grain
 import numpy as np
 
-from vlrep_jax.data.transforms import MAX_PIXELS, BadImage, decode, eval_image
+from vlrep_jax.data.loading import EvalLoader, TrainLoader
+from vlrep_jax.data.transforms import MAX_PIXELS
 
 _LOG = logging.getLogger(__name__)
-_TRIES = 16
 _BAD_MINIMUM = 256  # samples to see before their bad share is judged
 
 
@@ -69,7 +68,7 @@ def train_batches(
     rows = _rows_per_host(batch_size, process_index, process_count)
     if not len(source):
         raise ValueError("The source has no samples.")
-    load = _TrainLoader(
+    load = TrainLoader(
         source, transform, caption, tokenizer, context_length, seed, max_pixels, cache
     )
     described = {
@@ -158,69 +157,6 @@ class Batches:
         self._iterator.close()
 
 
-class _TrainLoader:
-    """Makes the batch that starts at a given place of the global stream."""
-
-    def __init__(
-        self, source, transform, caption, tokenizer, context_length, seed, max_pixels, cache
-    ):
-        self._source, self._transform, self._caption = source, transform, caption
-        self._tokenizer, self._context_length, self._seed = tokenizer, context_length, seed
-        self._max_pixels = max_pixels
-        self._cached = {} if cache else None
-
-    def __call__(self, first_position, indices):
-        texts, images, pair_ids, bad, reasons = [], [], [], [], []
-        for offset, found in enumerate(self._decoded([int(i) for i in indices])):
-            rng = np.random.default_rng((self._seed, first_position + offset))
-            sample, text, image, row_reasons = self._good(found, rng)
-            texts.append(text)
-            images.append(self._transform(image, rng))
-            pair_ids.append(_pair_id(sample, text))
-            bad.append(bool(row_reasons))
-            reasons.extend(row_reasons[:1])
-        ids, truncated = self._tokenizer.encode_batch(texts, self._context_length)
-        batch = {
-            "image": np.stack(images),
-            "text": ids,
-            "pair_ids": np.asarray(pair_ids, np.int32),
-            "bad": np.asarray(bad, bool),
-            "truncated": truncated,
-        }
-        return batch, reasons
-
-    def _good(self, found, rng):
-        """(sample, caption, picture, reasons); what is bad gives way to a random other one."""
-        reasons = []
-        for _ in range(_TRIES):
-            sample, image = found
-            text = "" if isinstance(image, BadImage) else self._caption(sample, rng).strip()
-            if text:
-                return sample, text, image, reasons
-            reasons.append((getattr(image, "reason", "no_caption"), sample.key))
-            # A draw, not the next in line: bad samples often lie side by side.
-            (found,) = self._decoded([int(rng.integers(len(self._source)))])
-        raise ValueError(
-            f"{_TRIES} samples in a row are bad ({dict(Counter(r for r, _ in reasons))}), "
-            f"among them {reasons[0][1]}."
-        )
-
-    def _decoded(self, indices):
-        """(sample, picture or BadImage) of each index."""
-        cached = self._cached
-        missing = indices if cached is None else [i for i in indices if i not in cached]
-        fresh = {}
-        for index, sample in zip(missing, self._source.__getitems__(missing), strict=True):
-            image = _decode_or_bad(sample.image, self._max_pixels)
-            fresh[index] = (
-                (sample, image) if cached is None else (sample._replace(image=b""), image)
-            )
-        if cached is not None:
-            cached.update(fresh)
-            fresh = cached
-        return [fresh[index] for index in indices]
-
-
 def eval_batches(
     source,
     *,
@@ -252,28 +188,12 @@ def eval_batches(
     """
     rows = _rows_per_host(batch_size, process_index, process_count)
 
-    def load(number):
-        first = number * batch_size + process_index * rows
-        indices = list(range(first, min(first + rows, len(source))))
-        samples = source.__getitems__(indices) if indices else []
-        images = np.zeros((rows, image_size, image_size, 3), np.uint8)
-        weights, index = np.zeros(rows, np.float32), np.full(rows, -1, np.int32)
-        reasons = []
-        for row, sample in enumerate(samples):
-            index[row] = indices[row]
-            image = _decode_or_bad(sample.image, max_pixels)
-            if isinstance(image, BadImage):
-                reasons.append((image.reason, sample.key))
-            else:
-                images[row] = eval_image(image, image_size, mode)
-                weights[row] = 1
-        batch = {"image": images, "weights": weights, "index": index}
-        if tokenizer is not None:
-            texts = [sample.captions[0] if sample.captions else "" for sample in samples]
-            batch["text"] = tokenizer(texts + [""] * (rows - len(texts)), context_length)
-        return batch, reasons
+    load = EvalLoader(source, image_size, mode, tokenizer, context_length, rows, max_pixels)
 
-    batches = grain.MapDataset.range(-(-len(source) // batch_size)).map(load)
+    def load_batch(number):
+        return load(number * batch_size + process_index * rows)
+
+    batches = grain.MapDataset.range(-(-len(source) // batch_size)).map(load_batch)
     options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=prefetch)
     return EvalBatches(batches, options)
 
@@ -314,18 +234,6 @@ def _rows_per_host(batch_size, process_index, process_count):
             f"the nearest is {nearest}."
         )
     return batch_size // process_count
-
-
-def _decode_or_bad(data, max_pixels):
-    try:
-        return decode(data, max_pixels)
-    except BadImage as error:
-        return error.with_traceback(None)  # a kept traceback would keep the bytes alive
-
-
-def _pair_id(sample, text):
-    meaning = f"identity {sample.identity}" if sample.identity else " ".join(text.lower().split())
-    return zlib.crc32(meaning.encode()) & 0x7FFFFFFF
 
 
 def _grain_seed(seed):

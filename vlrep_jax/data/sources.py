@@ -147,7 +147,7 @@ class EmojiCaptions(Tfds):
     def __init__(self, data_dir, split):
         from vlrep_jax.data import emoji_captions
 
-        labels = "aliases concept skin_tone group subgroup artist codepoints".split()
+        labels = ["aliases", "concept", "skin_tone", "group", "subgroup", "artist", "codepoints"]
         super().__init__(
             emoji_captions.prepare(data_dir),
             split,

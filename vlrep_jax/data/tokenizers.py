@@ -149,7 +149,7 @@ class ClipTokenizer(Tokenizer):
             if token != self.bos_id:
                 words.append(self._model.id_to_token(token) or "")
         text = "".join(words).replace("</w>", " ")
-        raw = bytes(to_byte[c] if c in to_byte else 32 for c in text)
+        raw = bytes(to_byte.get(c, 32) for c in text)
         return raw.decode("utf-8", "replace").strip()
 
     def _options(self):
