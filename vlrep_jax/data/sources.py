@@ -93,6 +93,9 @@ class Tfds:
         for path in wanted:
             if path not in known:
                 raise ValueError(f"{self.path} has no feature {path!r}; it has {sorted(known)}.")
+        picture = self._paths["image"]
+        if not isinstance(_feature(builder.info.features, picture), tfds.features.Image):
+            raise ValueError(f"{picture!r} of {self.path} is not an image feature.")
         self.name = f"{builder.info.name}/{builder.info.version}"
         # Only what is asked for is parsed, and the picture stays encoded: five times faster.
         features = _subset(builder.info.features, _nested(dict.fromkeys(wanted)))
@@ -200,6 +203,12 @@ def _feature_paths(features, prefix=""):
         for name in inner.keys():  # noqa: SIM118, not a mapping
             paths |= _feature_paths(inner[name], f"{prefix}{name}.")
     return paths
+
+
+def _feature(features, path):
+    for name in path.split("."):
+        features = getattr(features, "feature", features)[name]
+    return features
 
 
 def _version_directory(path):
