@@ -25,7 +25,11 @@ class Nested(tfds.core.GeneratorBasedBuilder):
         text = tfds.features.Text()
         repeated = tfds.features.Sequence({"text": text, "id": np.int64})
         image = tfds.features.Image(shape=(None, None, 3))
-        features = {"picture": image, "captions": repeated, "meta": {"file": text, "size": np.int64}}
+        features = {
+            "picture": image,
+            "captions": repeated,
+            "meta": {"file": text, "size": np.int64},
+        }
         return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
 
     def _split_generators(self, dl_manager):

@@ -38,7 +38,7 @@ def emoji(sample, rng, *, plain_share=0.5, alias_share=0.25, group_share=0.15):
     """
     name = first(sample, rng)
     plain, alias, group = rng.random(3) < (plain_share, alias_share, group_share)
-    if plain:
+    if plain or not name:
         return name
     aliases = sample.labels.get("aliases", ())
     if alias and aliases:

@@ -1,7 +1,7 @@
 """Texts to token ids; `TOKENIZERS` lists the kinds, `load_tokenizer` reads a saved one.
 
 All share `Tokenizer`'s interface and work in-process on Hugging Face `tokenizers`. In every kind
-text that spells a special token is plain text.
+text that spells a special token never becomes that token.
 """
 
 import functools
@@ -67,14 +67,18 @@ class Tokenizer:
         truncated = np.zeros(len(encodings), bool)
         room = context_length - special
         for row, encoding in enumerate(encodings):
-            body = np.asarray(encoding.ids[:room], np.int32) + self._offset
-            truncated[row] = len(encoding.ids) > room
+            text_ids = self._text_ids(encoding)
+            body = np.asarray(text_ids[:room], np.int32) + self._offset
+            truncated[row] = len(text_ids) > room
             start = special - 1
             if start:
                 ids[row, 0] = self.bos_id
             ids[row, start : start + len(body)] = body
             ids[row, start + len(body)] = self.eos_id
         return ids, truncated
+
+    def _text_ids(self, encoding):
+        return encoding.ids
 
     def __call__(self, texts, context_length):
         """int32[b, context_length] of b texts; see `encode_batch`."""
@@ -177,6 +181,9 @@ class BpeTokenizer(Tokenizer):
 class FileTokenizer(Tokenizer):
     """Any Hugging Face `tokenizer.json`, such as SigLIP's.
 
+    A special token spelt in a text is plain text to a BPE; a unigram model, which holds it as a
+    piece, leaves it out.
+
     Args:
         path: the file; or give its content as `tokenizer_json`.
         lower_case: whether texts are lower-cased first.
@@ -201,7 +208,7 @@ class FileTokenizer(Tokenizer):
             raise ValueError(f"{path} is not a Hugging Face tokenizer.json: {error}") from error
         model.no_padding()
         model.no_truncation()
-        model.encode_special_tokens = True  # a special token spelt in a text is plain text
+        model.encode_special_tokens = True
         self._lower_case = lower_case
         size = model.get_vocab_size(with_added_tokens=True)
         for name, value in (("pad_id", pad_id), ("eos_id", eos_id), ("bos_id", bos_id)):
@@ -212,6 +219,9 @@ class FileTokenizer(Tokenizer):
     def clean(self, text):
         text = super().clean(text)
         return text.lower() if self._lower_case else text
+
+    def _text_ids(self, encoding):
+        return [i for i in encoding.ids if i not in (self.pad_id, self.eos_id, self.bos_id)]
 
     def __setstate__(self, state):
         vars(self).update(state)
