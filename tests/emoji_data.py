@@ -1,0 +1,65 @@
+"""One prepared `emoji_captions` directory for all tests of a run, and a source held in memory."""
+
+import functools
+import hashlib
+import io
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from vlrep_jax.data import emoji_captions
+from vlrep_jax.data.sources import Sample
+
+_KEPT = []
+
+
+@functools.cache
+def emoji_dir():
+    """A data directory that holds emoji_captions; removed when the process ends."""
+    _KEPT.append(tempfile.TemporaryDirectory(prefix="vlrep_emoji_"))
+    path = Path(_KEPT[-1].name)
+    emoji_captions.prepare(path, progress=lambda line: None)
+    return path
+
+
+def encoded(image, name="PNG", **options):
+    """uint8 array or Pillow image -> bytes of a file."""
+    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    out = io.BytesIO()
+    image.save(out, name, **options)
+    return out.getvalue()
+
+
+def flat(value, side=8):
+    """PNG bytes of a square of one grey."""
+    return encoded(np.full((side, side, 3), value, np.uint8))
+
+
+class ListSource:
+    """A source of samples in a list."""
+
+    def __init__(self, samples):
+        self._samples = list(samples)
+
+    def __len__(self):
+        return len(self._samples)
+
+    def __getitem__(self, index):
+        return self._samples[index]
+
+    def __getitems__(self, indices):
+        return [self._samples[index] for index in indices]
+
+    def fingerprint(self):
+        return hashlib.sha256(repr(self._samples).encode()).hexdigest()
+
+
+def grey_source(count, **changed):
+    """Sample i is a square of grey i, called `number i`; `changed` maps `i<n>` to other fields."""
+    samples = [Sample(flat(i), (f"number {i}",), str(i), {}) for i in range(count)]
+    for name, fields in changed.items():
+        number = int(name[1:])
+        samples[number] = samples[number]._replace(**fields)
+    return ListSource(samples)

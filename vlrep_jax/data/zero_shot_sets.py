@@ -1,0 +1,59 @@
+"""Zero-shot class sets that the labels of a source give; `ZERO_SHOT_SETS` lists them."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from vlrep_jax.data.emoji_names import TONES
+
+
+class ZeroShotSet(NamedTuple):
+    """A classification task in words.
+
+    Attributes:
+        class_names: c names.
+        templates: prompts with one `{}` for a class name; their embeddings are averaged.
+        labels: int32[n], the class of each sample of the source; -1 where it has none.
+    """
+
+    class_names: tuple[str, ...]
+    templates: tuple[str, ...]
+    labels: np.ndarray
+
+
+_GROUPS = (
+    "Smileys & Emotion",
+    "People & Body",
+    "Animals & Nature",
+    "Food & Drink",
+    "Travel & Places",
+    "Activities",
+    "Objects",
+    "Symbols",
+    "Flags",
+)
+
+
+def skin_tone(source):
+    """The five skin tones, over the emoji that show exactly one."""
+    names = tuple(f"{tone} skin tone" for tone in TONES)
+    templates = ("{}", "person: {}", "man: {}", "woman: {}", "hand: {}", "an icon of person: {}")
+    return ZeroShotSet(names, templates, _labels(source, "skin_tone", TONES))
+
+
+def group(source):
+    """The nine Unicode groups of emoji."""
+    names = tuple(name.replace("&", "and").lower() for name in _GROUPS)
+    templates = ("{}", "emoji, {}", "a picture, {}", "an icon, {}", "a drawing, {}")
+    return ZeroShotSet(names, templates, _labels(source, "group", _GROUPS))
+
+
+ZERO_SHOT_SETS = {"skin_tone": skin_tone, "group": group}
+
+
+def _labels(source, label, classes):
+    numbers = {name: number for number, name in enumerate(classes)}
+    samples = source.__getitems__(range(len(source)))
+    if samples and label not in samples[0].labels:
+        raise ValueError(f"The source has no label {label!r}; it has {sorted(samples[0].labels)}.")
+    return np.asarray([numbers.get(sample.labels[label], -1) for sample in samples], np.int32)
