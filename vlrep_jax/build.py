@@ -1,7 +1,7 @@
 """The one function that turns a config section into an object, and how it words a misspelling.
 
-A section is a mapping with a `name`, looked up in a table of callables; every other key is a keyword
-argument of that callable. Nothing here knows what the tables hold.
+A section is a mapping with a `name`, looked up in a table of callables; every other key is a
+keyword argument of that callable. Nothing here knows what the tables hold.
 """
 
 import difflib

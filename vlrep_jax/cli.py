@@ -64,7 +64,6 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     embed.add_argument(
         "--out", required=True, metavar="FILE.npz", help="embeddings float32[n, d] and their inputs"
     )
-    embed.add_argument("--batch_size", type=int, default=256, metavar="N", help="default 256")
 
     args, rest = parser.parse_known_args(argv)
     config_args = [arg for arg in rest if arg.startswith("--config.")]
@@ -100,10 +99,10 @@ def _version():
 
 
 def _train(args, config_args):
-    from vlrep_jax import experiment
+    from vlrep_jax import run
 
     config = load_config(args.config, config_args)
-    finished = experiment.train(config, Path(args.workdir))
+    finished = run.train(config, Path(args.workdir))
     if not finished:
         print(
             f"Stopped and saved. To continue: {' '.join(['vlrep', *sys.argv[1:]])}",
@@ -114,24 +113,25 @@ def _train(args, config_args):
 
 
 def _eval(args, config_args):
-    from vlrep_jax import experiment
+    from vlrep_jax import run
 
-    experiment.evaluate(Path(args.workdir), args.step, override=config_args)
+    run.evaluate(
+        Path(args.workdir), args.step, override=lambda config: override_config(config, config_args)
+    )
     return 0
 
 
 def _embed(args, config_args):
-    from vlrep_jax import experiment
+    from vlrep_jax import run
 
     if config_args:
         raise ValueError(f"vlrep embed takes no {config_args[0]!r}: the model is what was trained.")
-    experiment.embed(
+    run.embed(
         Path(args.workdir),
         Path(args.out),
         images=args.images,
         texts=args.texts,
         step=args.step,
-        batch_size=args.batch_size,
     )
     return 0
 

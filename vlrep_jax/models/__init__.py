@@ -29,6 +29,8 @@ __all__ = [
     "ViLD",
     "ViT",
     "create",
+    "input_sizes",
+    "vocab_size",
 ]
 
 ENCODERS: dict[str, Callable] = {"vit": ViT, "text_transformer": TextTransformer}
@@ -47,12 +49,12 @@ def create(name: str, **overrides: Any) -> nn.Module:
 
     Args:
       name: a preset ('ViT-B-32') or a model class of the table MODELS ('dual_encoder').
-      overrides: options of the model; those of a tower as a mapping (`image={...}`), merged into the
-        preset's. `towers={...}` gives the same options to both towers.
+      overrides: options of the model; those of a tower as a mapping (`image={...}`), merged
+        into the preset's. `towers={...}` gives the same options to both towers.
 
     Returns:
-      A linen module: `model.init(key, images, tokens)`, then `model.apply(variables, images, tokens)`
-      gives `Embeddings`, and `method='encode_image'` or `'encode_text'` one side.
+      A linen module. After `model.init(key, images, tokens)`, `model.apply(variables, images,
+      tokens)` gives `Embeddings`, and `method='encode_image'` or `'encode_text'` one side.
 
     Raises:
       ValueError: an unknown name or option; the message lists the near ones.
@@ -68,6 +70,17 @@ def create(name: str, **overrides: Any) -> nn.Module:
     if "image" not in section:  # one transformer for both modalities
         section = _merge(section, towers)
     return build(MODELS, _with_dtype(section), "model")
+
+
+def input_sizes(model: nn.Module) -> tuple[int, int]:
+    """(image_size, context_length) that a model made by `create` takes."""
+    image, text = getattr(model, "image", model), getattr(model, "text", model)
+    return image.image_size, text.context_length
+
+
+def vocab_size(model: nn.Module) -> int:
+    """Rows of the token embedding of a model made by `create`."""
+    return getattr(model, "text", model).vocab_size
 
 
 def _merge(base, changes):

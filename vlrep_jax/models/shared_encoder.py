@@ -13,9 +13,9 @@ from vlrep_jax.models.vit import PatchEmbedding
 class SharedEncoder(nn.Module):
     """One bidirectional transformer over patches or tokens, told apart by a modality embedding.
 
-    Only the first layer (patches, tokens, their positions) is a modality's own. Features are the mean
-    over positions, padding (token id 0) left out and never attended to; the layers, the final norm and
-    the projection are shared.
+    Only the first layer (patches, tokens, their positions) is a modality's own. Features are the
+    mean over positions, padding (token id 0) left out and never attended to; the layers, the final
+    norm and the projection are shared.
 
     Attributes:
       image_size, patch_size: pixels. vocab_size, context_length: of the text.

@@ -36,7 +36,7 @@ class ViT(nn.Module):
       image_size, patch_size: pixels; the first must be a multiple of the second.
       width, depth, heads, mlp_dim, activation, ln_eps, dropout, remat, unroll, dtype: see
         `Transformer`.
-      embed_dim: width of the output, by a linear map without bias; None is the pooled width, unmapped.
+      embed_dim: width of the output, by a linear map without bias; None is the pooled width.
       pool: 'cls' (a class token, CLIP), 'map' (attention pooling, SigLIP) or 'mean'.
       pre_norm: a layer norm before the first layer (CLIP).
       patch_bias: a bias in the patch embedding (SigLIP).

@@ -1,0 +1,194 @@
+"""Zero-shot classification worked by hand, and the contract that every entry of EVALS keeps."""
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+
+from vlrep_jax.evals import EVALS, EvalResult
+from vlrep_jax.evals.zero_shot import class_embeddings, confusion, per_class_accuracy, zero_shot
+
+
+def test_class_embedding_normalises_averages_normalises():
+    """(3, 0) and (0, 1): normalised before the mean, both prompts count the same."""
+    table = {"a cat": [3, 0], "the cat": [0, 1], "a dog": [0, -2], "the dog": [0, -1]}
+    prompts = dict(class_names=["cat", "dog"], templates=["a {}", "the {}"])
+    got = class_embeddings(lambda texts: np.array([table[t] for t in texts]), **prompts)
+    np.testing.assert_allclose(got, [[0.5**0.5, 0.5**0.5], [0, -1]], rtol=1e-6)  # float32 rounding
+    assert got.dtype == np.float32
+
+
+def test_class_names_go_into_prompts_untouched():
+    seen = []
+    class_embeddings(lambda t: seen.extend(t) or np.ones((len(t), 2)), ["{0} & {x}"], ["a {}."])
+    assert seen == ["a {0} & {x}."]
+
+
+@pytest.mark.parametrize("template", ["a photo", "{} and {}", "{0}"])
+def test_template_needs_one_place_for_the_name(template):
+    with pytest.raises(ValueError, match="exactly once"):
+        class_embeddings(lambda t: np.ones((len(t), 2)), ["cat"], [template])
+
+
+def test_zero_shot_hand_worked():
+    """Class 0 gets 2 of 3 right, class 1 its only one, class 2 has none, one image is ignored."""
+    classes = np.eye(3, dtype=np.float32)
+    metrics = zero_shot(classes[[0, 0, 1, 1, 2]], [0, 0, 0, 1, -1], classes)
+    assert metrics == {"top1": 0.75, "mean_per_class": pytest.approx((2 / 3 + 1) / 2)}
+
+
+def test_top5_counts_from_six_classes():
+    classes = np.eye(6, dtype=np.float32)
+    image = np.array([[6, 5, 4, 3, 2, 1]] * 6, np.float32)
+    metrics = zero_shot(image, np.arange(6), classes)
+    assert metrics["top1"] == metrics["mean_per_class"] == 1 / 6
+    assert metrics["top5"] == 5 / 6
+    assert "top5" not in zero_shot(image[:, :5], [0] * 6, classes[:5, :5])
+
+
+def test_confusion_and_per_class_accuracy_hand_worked():
+    predictions = np.array([[0, 1], [1, 0], [1, 0], [0, 1]])
+    assert confusion(predictions, [0, 0, 1, -1], 3).tolist() == [[1, 1, 0], [0, 1, 0], [0, 0, 0]]
+    expected = [0.5, 1.0, np.nan]
+    np.testing.assert_array_equal(per_class_accuracy(predictions, [0, 0, 1, -1], 3), expected)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [([0, 1], r"expected \[3\]"), ([0, 1, 3], "there are 3 classes"), ([-1] * 3, "nothing to")],
+)
+def test_zero_shot_says_which_labels_do_not_fit(labels, message):
+    with pytest.raises(ValueError, match=message):
+        zero_shot(np.eye(3), labels, np.eye(3))
+
+
+def test_zero_shot_refuses_nan():
+    with pytest.raises(ValueError, match="NaN"):
+        zero_shot(np.full((3, 3), np.nan), [0, 1, 2], np.eye(3))
+
+
+# The contract of EVALS: hand-made data on which the score is known
+
+
+class Classes(NamedTuple):
+    class_names: list
+    templates: list
+    labels: np.ndarray
+
+
+class Words:
+    """A real encoder: a text is the direction of its last word, an image is given as one."""
+
+    directions = {"red": 0, "green": 1, "blue": 2, "grey": 3}
+
+    def __init__(self):
+        self.images_encoded = 0
+
+    def images(self, batches):
+        rows = [b["image"][np.asarray(b["weights"]) > 0] for b in batches]
+        self.images_encoded += sum(map(len, rows))
+        return np.concatenate(rows).astype(np.float32)
+
+    def texts(self, texts):
+        return np.eye(4, dtype=np.float32)[[self.directions[t.split()[-1]] for t in texts]]
+
+
+class Squares:
+    """Red, green, blue and grey squares in two batches, the second one padded."""
+
+    captions = ["a red", "so red", "a green", "a grey", "a grey"]  # one blue is called grey
+    image_of_caption = np.array([0, 0, 1, 2, 3])
+
+    def image_batches(self):
+        square = np.eye(4, dtype=np.float32)
+        yield {"image": square[:3], "weights": np.ones(3)}
+        yield {"image": square[[3, 0, 0]], "weights": np.array([1, 0, 0])}
+
+    def class_set(self, name):
+        labels = {"hue": [0, 1, 2, -1], "light": [0, 0, 0, 1]}[name]
+        names = {"hue": ["red", "green", "blue"], "light": ["red", "grey"]}[name]
+        return Classes(names, ["a {}", "one {}"], np.array(labels))
+
+
+# By hand. Retrieval: image 2 (blue) scores all captions 0, so its own, number 3, is fourth; image 3
+# ties its own caption with number 3: second. Caption 3 finds images 3, 0, 1, then its own: fourth.
+# Zero-shot "light": blue and green tie between the two classes, and red is the lower index.
+CONTRACT = {
+    "retrieval": (
+        dict(ks=(1, 3)),
+        {
+            "image_to_text_recall@1": 0.5,
+            "image_to_text_recall@3": 0.75,
+            "image_to_text_median_rank": 1.5,
+            "text_to_image_recall@1": 0.8,
+            "text_to_image_recall@3": 0.8,
+            "text_to_image_median_rank": 1.0,
+        },
+    ),
+    "zero_shot": (
+        dict(sets=("hue", "light")),
+        {
+            "top1": 1.0,
+            "hue/top1": 1.0,
+            "hue/mean_per_class": 1.0,
+            "light/top1": 1.0,
+            "light/mean_per_class": 1.0,
+        },
+    ),
+}
+
+
+def test_contract_covers_every_evaluation():
+    assert set(CONTRACT) == set(EVALS)
+
+
+@pytest.mark.parametrize("name", EVALS)
+def test_evaluation_has_the_known_score(name):
+    options, expected = CONTRACT[name]
+    result = EVALS[name](Words(), Squares(), **options)
+    assert isinstance(result, EvalResult)
+    assert result.metrics == expected
+    assert all(type(value) is float for value in result.metrics.values())
+    assert result.details["image"].shape == (4, 4)
+
+
+@pytest.mark.parametrize("name", EVALS)
+def test_evaluation_takes_embedded_images(name):
+    options, expected = CONTRACT[name]
+    first, encoder = EVALS[name](Words(), Squares(), **options), Words()
+    again = EVALS[name](encoder, Squares(), image=first.details["image"], **options)
+    assert again.metrics == expected and encoder.images_encoded == 0
+
+
+@pytest.mark.parametrize("devices", [2, 8])
+@pytest.mark.parametrize("name", EVALS)
+def test_evaluation_runs_on_a_mesh(name, devices):
+    options, expected = CONTRACT[name]
+    mesh = jax.make_mesh(
+        (devices,), ("data",), devices=jax.devices()[:devices], axis_types=(AxisType.Auto,)
+    )
+    options = options | dict(mesh=mesh, chunk=3)
+    assert EVALS[name](Words(), Squares(), **options).metrics == expected
+
+
+@pytest.mark.parametrize("name", EVALS)
+def test_evaluation_of_a_diverged_model_is_an_error(name):
+    encoder = Words()
+    encoder.texts = lambda texts: np.full((len(texts), 4), np.nan)
+    with pytest.raises(ValueError, match="NaN"):
+        EVALS[name](encoder, Squares(), **CONTRACT[name][0])
+
+
+def test_zero_shot_details_name_each_set():
+    details = EVALS["zero_shot"](Words(), Squares(), sets="hue").details["sets"]
+    assert list(details) == ["hue"]
+    assert details["hue"]["class_names"] == ["red", "green", "blue"]
+    assert details["hue"]["per_class"].tolist() == [1, 1, 1]
+    assert details["hue"]["predictions"].shape == (4, 3)
+
+
+def test_zero_shot_without_a_set_is_an_error():
+    with pytest.raises(ValueError, match="name at least one"):
+        EVALS["zero_shot"](Words(), Squares(), sets=())

@@ -1,0 +1,113 @@
+"""EVALS: name -> evaluate(encoder, data, **options) -> EvalResult. Adding one is a line here.
+
+An evaluation meets the model only as an `Encoder` and the data only as `EvalData`, so it runs the
+same on a training state, on other projects' weights and on hand-made arrays.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from vlrep_jax.evals.retrieval import chance, retrieval
+from vlrep_jax.evals.zero_shot import accuracy, class_embeddings, per_class_accuracy, predict
+
+
+class Encoder(Protocol):
+    """A model as evaluations see it; both return L2-normalised float32[n, d] on the host."""
+
+    def images(self, batches: Iterable[Mapping]) -> np.ndarray:
+        """Embeds dicts of `image` and `weights`; rows of weight 0 are padding, left out."""
+
+    def texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Embeds strings, one row each."""
+
+
+class ClassSet(Protocol):
+    """A way to label the images of an `EvalData`."""
+
+    class_names: Sequence[str]
+    templates: Sequence[str]  # prompts with one `{}`
+    labels: np.ndarray  # int32[n], -1 for an image that has no class
+
+
+class EvalData(Protocol):
+    """The n images, m captions and class sets that an evaluation reads."""
+
+    captions: Sequence[str]
+    image_of_caption: np.ndarray  # int32[m]
+
+    def image_batches(self) -> Iterable[Mapping]:
+        """The images in order, from the start at every call."""
+
+    def class_set(self, name: str) -> ClassSet:
+        """The class set of that name."""
+
+
+class EvalResult(NamedTuple):
+    metrics: dict[str, float]
+    details: dict  # what a report draws: NumPy arrays and names
+
+
+def evaluate_retrieval(encoder, data, *, image=None, ks=(1, 5, 10), chunk=1024, mesh=None):
+    """`retrieval.retrieval` over the data's captions.
+
+    Args:
+      encoder, data: an `Encoder` and an `EvalData`.
+      image: float32[n, d] where the data's images are embedded already, as in `details['image']`
+        of an earlier evaluation; None to embed them here.
+      ks, chunk, mesh: as in `retrieval.retrieval`.
+
+    Returns:
+      Its metrics; details: `image`, `text` (embeddings), `image_of_text`, `chance` (the recalls of
+      a random order).
+    """
+    image = encoder.images(data.image_batches()) if image is None else image
+    text = encoder.texts(data.captions)
+    owners = np.asarray(data.image_of_caption)
+    metrics = retrieval(image, text, owners, ks=ks, chunk=chunk, mesh=mesh)
+    odds = chance(owners, len(image), ks=ks)
+    return EvalResult(metrics, dict(image=image, text=text, image_of_text=owners, chance=odds))
+
+
+def evaluate_zero_shot(encoder, data, *, sets, image=None, chunk=1024, mesh=None):
+    """`zero_shot.zero_shot` over one or several of the data's class sets.
+
+    Args:
+      encoder, data, image: as in `evaluate_retrieval`.
+      sets: names that `data.class_set` knows.
+      chunk, mesh: as in `zero_shot.zero_shot`.
+
+    Returns:
+      `top1`, the mean over the sets, and each set's metrics as `SET/top1` and so on; details:
+      `image`, and `sets`: for each one `class_names`, `labels` int32[n], `predictions` int32[n, 5]
+      (`zero_shot.confusion` counts them) and `per_class` float64[c] as `per_class_accuracy`.
+
+    Raises:
+      ValueError: no set is named; or as `zero_shot.zero_shot`.
+    """
+    sets = (sets,) if isinstance(sets, str) else tuple(sets)
+    if not sets:
+        raise ValueError("sets is empty: name at least one class set to classify.")
+    image = encoder.images(data.image_batches()) if image is None else image
+    metrics, details = {}, {}
+    for name in sets:
+        classes = data.class_set(name)
+        embeddings = class_embeddings(encoder.texts, classes.class_names, classes.templates)
+        predictions = predict(image, embeddings, chunk=chunk, mesh=mesh)
+        scores = accuracy(predictions, classes.labels, len(embeddings))
+        metrics |= {f"{name}/{key}": value for key, value in scores.items()}
+        details[name] = dict(
+            class_names=list(classes.class_names),
+            labels=np.asarray(classes.labels),
+            predictions=predictions,
+            per_class=per_class_accuracy(predictions, classes.labels, len(embeddings)),
+        )
+    mean = float(np.mean([metrics[f"{name}/top1"] for name in sets]))
+    return EvalResult({"top1": mean, **metrics}, dict(image=image, sets=details))
+
+
+EVALS = {
+    "retrieval": evaluate_retrieval,
+    "zero_shot": evaluate_zero_shot,
+}

@@ -1,0 +1,103 @@
+"""Runs the `evals` section of a config: opens the data, embeds it once, scores it."""
+
+import json
+from collections.abc import Callable, Mapping
+
+import jax
+import numpy as np
+
+from vlrep_jax.build import build, find, plain
+from vlrep_jax.data.pipeline import eval_batches
+from vlrep_jax.data.sources import SOURCES, captions
+from vlrep_jax.data.zero_shot_sets import ZERO_SHOT_SETS
+from vlrep_jax.evals import EVALS, EvalResult
+
+
+class EvalData:
+    """The pictures, captions and class sets of a source, as evaluations read them.
+
+    Attributes:
+      captions: m texts. image_of_caption: int32[m], the picture of each.
+    """
+
+    def __init__(self, source, *, image_size: int, mode: str, batch_size: int):
+        self.captions, self.image_of_caption = captions(source)
+        self._source = source
+        self._batches = eval_batches(
+            source,
+            image_size=image_size,
+            mode=mode,
+            batch_size=batch_size,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        self._size = image_size
+
+    def image_batches(self):
+        """The pictures in order. One that cannot be read is black, and so most likely a miss."""
+        return iter(self._batches)
+
+    def class_set(self, name: str):
+        """A way to label the pictures, from ZERO_SHOT_SETS."""
+        return find(ZERO_SHOT_SETS, name, "class set")(self._source)
+
+    def pictures(self) -> np.ndarray:
+        """uint8[n, h, w, 3] as the model sees them; this process's part."""
+        batches = list(self.image_batches())
+        return np.concatenate([batch["image"][batch["index"] >= 0] for batch in batches])
+
+
+class Evaluations:
+    """The evaluations of a config, ready to run on any encoder of its model."""
+
+    def __init__(self, sections: Mapping, *, image_size: int, mode: str, batch_size: int, mesh):
+        """Opens every source.
+
+        Args:
+          sections: name -> entry of EVALS with its options and the `source` it reads.
+          image_size, mode: see `data.transforms.eval_image`.
+          batch_size: pictures in a batch, over all processes.
+          mesh: devices that share the scoring.
+
+        Raises:
+          ValueError: an unknown evaluation, source or class set.
+        """
+        self.data: dict[str, EvalData] = {}
+        self._run: dict[str, Callable] = {}
+        self._source: dict[str, str] = {}
+        opened = {}
+        for name, section in plain(sections).items():
+            if "source" not in section:
+                raise ValueError(f"config.evals.{name} needs a source.")
+            source_section = section.pop("source")
+            key = json.dumps(source_section, sort_keys=True)
+            if key not in opened:
+                source = build(SOURCES, source_section, "source")
+                opened[key] = EvalData(
+                    source, image_size=image_size, mode=mode, batch_size=batch_size
+                )
+            self.data[name], self._source[name] = opened[key], key
+            find(EVALS, section.get("name"), "evaluation")
+            self._run[name] = lambda encoder, data, image, section=section: build(
+                EVALS, section, "evaluation", encoder=encoder, data=data, image=image, mesh=mesh
+            )
+            for class_set in section.get("sets", ()):
+                opened[key].class_set(class_set)  # a misspelling shows now, not after an epoch
+
+    def __call__(self, encoder) -> dict[str, EvalResult]:
+        """name -> result; pictures that several evaluations read are embedded once."""
+        embedded, results = {}, {}
+        for name, run in self._run.items():
+            key = self._source[name]
+            results[name] = run(encoder, self.data[name], embedded.get(key))
+            embedded[key] = results[name].details["image"]
+        return results
+
+
+def flat_metrics(results: Mapping[str, EvalResult]) -> dict[str, float]:
+    """Metrics of all results as `name/metric`."""
+    return {
+        f"{name}/{metric}": value
+        for name, result in results.items()
+        for metric, value in result.metrics.items()
+    }

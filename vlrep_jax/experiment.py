@@ -1,0 +1,252 @@
+"""From a config to what it describes: model, optimizer, compiled step, data, evaluations."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from vlrep_jax import models, optim, recipes
+from vlrep_jax.build import build, check_options, find, near, plain
+from vlrep_jax.data.caption_choice import CAPTIONS
+from vlrep_jax.data.pipeline import Batches, train_batches
+from vlrep_jax.data.sources import SOURCES
+from vlrep_jax.data.tokenizers import TOKENIZERS, Tokenizer, load_tokenizer, train_bpe
+from vlrep_jax.data.transforms import TRANSFORMS
+from vlrep_jax.encoder import Encoder, make_encoder
+from vlrep_jax.evaluation import Evaluations
+from vlrep_jax.losses import LOSSES
+from vlrep_jax.objectives import contrastive, freeze, normalizer
+from vlrep_jax.parallel import (
+    check_divides,
+    jit_step,
+    make_mesh,
+    per_shard,
+    pmap_step,
+    put_batch,
+    put_pmap_batch,
+    replicated,
+    shardings,
+)
+from vlrep_jax.train import TrainState, init_state, make_train_step
+
+WIRINGS = ("jit", "pmap")
+EVAL_BATCH = 256  # pictures or texts; large enough to fill a device, small beside a training step
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What a config describes, built; nothing has run and no data has been read.
+
+    Attributes:
+      config: locked.
+      model: linen module. image_size, context_length: what it takes.
+      mesh: of all devices.
+      schedule: step -> learning rate.
+      init: () -> TrainState before the first step, laid out over the devices.
+      abstract_state: its shapes, dtypes and shardings.
+      step: compiled (state, batch) -> (state, metrics).
+      put: host batch -> what `step` takes.
+    """
+
+    config: ConfigDict
+    model: object
+    image_size: int
+    context_length: int
+    mesh: jax.sharding.Mesh
+    schedule: Callable
+    init: Callable[[], TrainState]
+    abstract_state: TrainState
+    step: Callable
+    put: Callable
+
+    def encoder(self, tokenizer: Tokenizer) -> Callable[..., Encoder]:
+        """params -> Encoder."""
+        devices = self.mesh.size
+        return make_encoder(
+            self.model,
+            _normalizer(self.config),
+            self.mesh,
+            tokenizer=tokenizer,
+            context_length=self.context_length,
+            batch_size=-(-EVAL_BATCH // devices) * devices,
+        )
+
+    def train_batches(self, tokenizer: Tokenizer) -> Batches:
+        """This process's batches of the training data."""
+        data = self.config.data
+        check_divides(self.config.batch_size, jax.device_count())
+        return train_batches(
+            build(SOURCES, data.source, "source"),
+            transform=bind(TRANSFORMS, data.transform, "transform", size=self.image_size),
+            caption=bind(CAPTIONS, data.caption, "caption"),
+            tokenizer=tokenizer,
+            context_length=self.context_length,
+            batch_size=self.config.batch_size,
+            seed=self.config.seed,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            num_threads=data.num_threads,
+            prefetch=data.prefetch,
+            cache=data.cache,
+            max_bad_fraction=data.max_bad_fraction,
+        )
+
+    def evaluations(self) -> Evaluations:
+        """The config's evaluations with their data opened."""
+        devices = self.mesh.size
+        return Evaluations(
+            self.config.evals,
+            image_size=self.image_size,
+            mode=self.config.image.mode,
+            batch_size=-(-EVAL_BATCH // devices) * devices,
+            mesh=self.mesh,
+        )
+
+
+def make_experiment(config: ConfigDict) -> Experiment:
+    """Builds what a config describes.
+
+    Raises:
+      ValueError: a key or name that nothing knows, or values that do not fit together.
+    """
+    check_keys(config)
+    model = models.create(**plain(config.model))
+    image_size, context_length = models.input_sizes(model)
+    mesh = make_mesh(config.parallel.data, config.parallel.fsdp)
+    pmapped = config.parallel.wiring == "pmap"
+
+    images = jnp.zeros((1, image_size, image_size, 3), jnp.float32)
+    tokens = jnp.zeros((1, context_length), jnp.int32)
+    init_params = lambda key: model.init(key, images, tokens)["params"]  # noqa: E731
+    params = jax.eval_shape(init_params, jax.random.key(0))
+    schedule = build(optim.SCHEDULES, config.schedule, "schedule", total_steps=config.steps)
+    optimizer = plain(config.optimizer)
+    find(optim.OPTIMIZERS, optimizer.get("name"), "optimizer")
+    tx = optim.make_optimizer(
+        schedule=schedule,
+        params=params,
+        freeze=[(pattern, True) for pattern in config.freeze],
+        clip_norm=config.clip_norm or None,
+        **optimizer,
+    )
+    bound_loss = bind(LOSSES, config.loss, "loss")
+    loss = (
+        partial(bound_loss, axis_name="data") if pmapped else per_shard(bound_loss, mesh, batched=2)
+    )
+    step = make_train_step(
+        freeze(contrastive(model, loss, _normalizer(config)), config.freeze),
+        tx,
+        seed=config.seed,
+        axis_name="data" if pmapped else None,
+        project=_projection(config, params),
+        ema_decay=config.ema_decay,
+    )
+    init = partial(init_state, init_params, tx, config.seed, ema=config.ema_decay > 0)
+    shapes = jax.eval_shape(init)
+    rules = [] if pmapped else [tuple(rule) for rule in config.parallel.rules]
+    layout = shardings(shapes, mesh, rules)
+    return Experiment(
+        config=config,
+        model=model,
+        image_size=image_size,
+        context_length=context_length,
+        mesh=mesh,
+        schedule=schedule,
+        init=jax.jit(init, out_shardings=replicated(mesh) if pmapped else layout),
+        abstract_state=jax.tree.map(
+            lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes, layout
+        ),
+        step=pmap_step(step) if pmapped else jit_step(step, mesh, layout),
+        put=put_pmap_batch if pmapped else partial(put_batch, mesh=mesh),
+    )
+
+
+def check_keys(config: ConfigDict) -> None:
+    """Raises ValueError where a config's keys are not those of `recipes.base`, or have no value."""
+    known = recipes.base()
+    _check_section(config, known, "config")
+    for name in ("image", "data", "parallel"):
+        _check_section(config[name], known[name], f"config.{name}")
+    if config.parallel.wiring not in WIRINGS:
+        raise ValueError(
+            f"Unknown wiring {config.parallel.wiring!r}: {near(config.parallel.wiring, WIRINGS)}."
+        )
+    for key in ("steps", "batch_size", "log_every", "eval_every", "checkpoint_every"):
+        if config[key] < 1:
+            raise ValueError(f"config.{key}={config[key]} must be at least 1.")
+    if not 0 <= config.ema_decay < 1:
+        raise ValueError(f"config.ema_decay={config.ema_decay} must be in [0, 1).")
+
+
+def bind(table, section, kind: str, **extra) -> Callable:
+    """The table's function with the section's options bound; errors as `build`."""
+    options = plain(section)
+    function = find(table, options.pop("name", None), kind)
+    check_options(function, options, f"{kind} {section['name']!r}")
+    return partial(function, **options, **extra) if options or extra else function
+
+
+def make_tokenizer(config: ConfigDict, saved: Path) -> Tokenizer:
+    """The tokenizer of a run: the saved one, else a new one; 'bpe' is trained on the captions.
+
+    Raises:
+      ValueError: an unknown tokenizer or option.
+    """
+    section = plain(config.tokenizer)
+    if saved.exists():
+        return load_tokenizer(saved)
+    if section.get("name") == "bpe":
+        check_options(train_bpe, set(section) - {"name"}, "tokenizer 'bpe'")
+        return train_bpe(_training_texts(config), section.get("vocab_size", 2000))
+    return build(TOKENIZERS, section, "tokenizer")
+
+
+def check_vocabulary(tokenizer: Tokenizer, model) -> None:
+    """Raises ValueError where a tokenizer's ids do not fit a model's embedding table."""
+    rows = models.vocab_size(model)
+    if tokenizer.vocab_size > rows:
+        raise ValueError(
+            f"The tokenizer has {tokenizer.vocab_size} ids, but the model's vocab_size is {rows}: "
+            "set it to as many."
+        )
+
+
+def _training_texts(config, draws: int = 2, most: int = 200_000):
+    """Captions as training draws them, templates and all, for a tokenizer to learn from."""
+    source = build(SOURCES, config.data.source, "source")
+    choose = bind(CAPTIONS, config.data.caption, "caption")
+    rng = np.random.default_rng(config.seed)
+    step = -(-len(source) * draws // most)
+    for start in range(0, len(source), 1024 * step):
+        indices = range(start, min(start + 1024 * step, len(source)), step)
+        for sample in source.__getitems__(indices):
+            for _ in range(draws):
+                yield choose(sample, rng)
+
+
+def _normalizer(config):
+    return normalizer(config.image.mean, config.image.std)
+
+
+def _projection(config, params):
+    """What is done to the parameters after every update: the learned scale stays in its range."""
+    if "logit_scale" not in params:
+        return lambda params: params
+    bounds = (None, math.log(config.max_logit_scale))
+    return partial(optim.clamp, rules=[("^logit_scale", bounds)])
+
+
+def _check_section(section, known, label):
+    for key in section:
+        if key not in known:
+            raise ValueError(f"{label} has no key {key!r}; {near(key, known)}.")
+    for key in known:
+        if key not in section:
+            raise ValueError(f"{label} lacks the key {key!r}; begin with recipes.base().")
+

@@ -1,0 +1,69 @@
+"""Every key of a recipe with its meaning and default; the files in configs/ say what differs."""
+
+from ml_collections import ConfigDict
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def base() -> ConfigDict:
+    """The keys that every recipe has. A recipe must set steps, model, schedule.peak and data.source.
+
+    A section with a `name` is an entry of a table with its keyword arguments, and may be replaced by
+    another of the same table; `build.build` tells what it takes.
+    """
+    config = ConfigDict()
+    config.seed = 0  # of initial weights, data order, augmentation and dropout
+    config.batch_size = 256  # global: over all devices of all processes
+    config.steps = 0
+    config.model = ConfigDict()  # models.create
+    config.loss = ConfigDict({"name": "softmax"})  # losses.LOSSES
+    # optim.make_optimizer; patterns in freeze are over parameter paths: ('image/.*',) is LiT.
+    config.optimizer = ConfigDict({"name": "adamw", "weight_decay": 0.0})
+    config.freeze = ()
+    config.schedule = ConfigDict({"name": "cosine", "peak": 0.0, "warmup_steps": 0})
+    config.clip_norm = 0.0  # of the gradient; 0 for none
+    config.max_logit_scale = 100.0  # clamped after every update, where the model learns it
+    config.ema_decay = 0.0  # evaluates a moving average of the parameters; 0 for none
+
+    config.tokenizer = ConfigDict({"name": "clip"})  # data.tokenizers.TOKENIZERS
+    # Preprocessing of evaluation images, and what uint8 pixels become on the device.
+    config.image = ConfigDict({"mode": "crop", "mean": CLIP_MEAN, "std": CLIP_STD})
+    config.data = ConfigDict(
+        {
+            "source": {},  # data.sources.SOURCES
+            "transform": {"name": "random_crop"},  # data.transforms.TRANSFORMS
+            "caption": {"name": "random"},  # data.caption_choice.CAPTIONS
+            "num_threads": 8,
+            "prefetch": 4,  # batches made ahead of the step
+            "cache": False,  # keep decoded pictures in memory
+            "max_bad_fraction": 0.1,  # of samples; more is an error
+        }
+    )
+    config.evals = ConfigDict()  # name -> entry of evals.EVALS, with the source it reads
+
+    # 'jit' over the mesh below, or 'pmap'. rules: (pattern, 'replicate' | 'fsdp') over state paths.
+    config.parallel = ConfigDict({"wiring": "jit", "data": -1, "fsdp": 1, "rules": ((".*", "fsdp"),)})
+
+    config.log_every = 50
+    config.eval_every = 1000
+    config.checkpoint_every = 1000
+    config.keep_checkpoints = 3
+    return config
+
+
+def clip_paper(peak: float, *, samples: int) -> ConfigDict:
+    """CLIP's hyper-parameters for vision transformers (arXiv:2103.00020, tables 18 and 20).
+
+    Args:
+      peak: learning rate of the model's size.
+      samples: pairs in the data set; the paper trains on it for 32 epochs.
+    """
+    config = base()
+    config.batch_size = 32_768
+    config.steps = 32 * samples // config.batch_size
+    config.optimizer = ConfigDict(
+        {"name": "adamw", "b1": 0.9, "b2": 0.98, "eps": 1e-6, "weight_decay": 0.2}
+    )
+    config.schedule = ConfigDict({"name": "cosine", "peak": peak, "warmup_steps": 2000})
+    return config

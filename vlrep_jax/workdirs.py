@@ -1,0 +1,93 @@
+"""What a work directory says of its run: the resolved config and the tokenizer, as JSON.
+
+A config file is code, so what is read back from a work directory is its values, never the file.
+"""
+
+import json
+import os
+from importlib import metadata
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from vlrep_jax.build import plain
+
+# These may change between two runs in one directory: what is trained stays the same.
+CHANGEABLE = (
+    "checkpoint_every",
+    "data.num_threads",
+    "data.prefetch",
+    "data.cache",
+    "eval_every",
+    "evals",
+    "keep_checkpoints",
+    "log_every",
+    "parallel",
+)
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+
+def write_json(path: Path, value) -> None:
+    """Writes a JSON file whole or not at all."""
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    os.replace(part, path)
+
+
+def read_config(workdir: Path) -> ConfigDict:
+    """The config that was trained in a work directory.
+
+    Raises:
+      FileNotFoundError: it holds none.
+    """
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{workdir} is not the work directory of a run: there is no {path}. Train one with "
+            f"vlrep train --config=FILE --workdir={workdir}."
+        )
+    try:
+        return ConfigDict(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}); it was changed or cut short.") from None
+
+
+def check_same_run(workdir: Path, config: ConfigDict) -> None:
+    """Raises ValueError where a work directory holds a run of another config, naming what differs."""
+    if not (workdir / "config.json").exists():
+        if (workdir / "checkpoints").is_dir() and any((workdir / "checkpoints").iterdir()):
+            raise ValueError(
+                f"{workdir} holds checkpoints without config.json, so it cannot be known what they "
+                "are of. Choose another --workdir."
+            )
+        return
+    old, new = _flat(plain(read_config(workdir))), _flat(plain(config))
+    differing = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+    differing = [key for key in differing if not _may_change(key)]
+    if differing:
+        listing = "; ".join(f"{k} was {old.get(k)!r}, now {new.get(k)!r}" for k in differing[:8])
+        more = f"; and {len(differing) - 8} more" if len(differing) > 8 else ""
+        raise ValueError(
+            f"{workdir} holds a run of another config: {listing}{more}. Choose another --workdir, "
+            "or restore these values to continue it."
+        )
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of what a run's numbers depend on."""
+    return {name: metadata.version(name) for name in PACKAGES}
+
+
+def _may_change(key):
+    return any(key == free or key.startswith(f"{free}.") for free in CHANGEABLE)
+
+
+def _flat(section, prefix=""):
+    """{'a.b': value} of nested dicts; an empty section counts as a value."""
+    flat = {}
+    for key, value in section.items():
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
