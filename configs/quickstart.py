@@ -38,7 +38,7 @@ def get_config():
         },
     }
     config.optimizer = {"name": "adamw", "b2": 0.98, "eps": 1e-6, "weight_decay": 0.2}
-    config.schedule = {"name": "cosine", "peak": 2e-3, "warmup_steps": 30}
+    config.schedule = {"name": "cosine", "peak": 2e-3, "warmup_steps": 15}
     config.clip_norm = 1.0
 
     config.tokenizer = {"name": "bpe", "vocab_size": 2000}

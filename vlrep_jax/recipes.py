@@ -7,10 +7,10 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def base() -> ConfigDict:
-    """The keys that every recipe has. A recipe must set steps, model, schedule.peak and data.source.
+    """The keys that every recipe has. A recipe must set steps, model and schedule.peak.
 
-    A section with a `name` is an entry of a table with its keyword arguments, and may be replaced by
-    another of the same table; `build.build` tells what it takes.
+    A section with a `name` is an entry of a table with its keyword arguments, and may be replaced
+    by another of the same table; `build.build` tells what it takes.
     """
     config = ConfigDict()
     config.seed = 0  # of initial weights, data order, augmentation and dropout
@@ -31,7 +31,15 @@ def base() -> ConfigDict:
     config.image = ConfigDict({"mode": "crop", "mean": CLIP_MEAN, "std": CLIP_STD})
     config.data = ConfigDict(
         {
-            "source": {},  # data.sources.SOURCES
+            # data.sources.SOURCES; here a prepared TFDS directory and where its features keep
+            # the picture and the captions. Whoever trains fills in the path.
+            "source": {
+                "name": "tfds",
+                "path": "",
+                "split": "train",
+                "image": "image",
+                "captions": "captions",
+            },
             "transform": {"name": "random_crop"},  # data.transforms.TRANSFORMS
             "caption": {"name": "random"},  # data.caption_choice.CAPTIONS
             "num_threads": 8,
@@ -52,16 +60,18 @@ def base() -> ConfigDict:
     return config
 
 
-def clip_paper(peak: float, *, samples: int) -> ConfigDict:
+def clip_paper(model: str, *, peak: float, samples: int = 400_000_000) -> ConfigDict:
     """CLIP's hyper-parameters for vision transformers (arXiv:2103.00020, tables 18 and 20).
 
     Args:
+      model: name in models.PRESETS.
       peak: learning rate of the model's size.
       samples: pairs in the data set; the paper trains on it for 32 epochs.
     """
     config = base()
     config.batch_size = 32_768
     config.steps = 32 * samples // config.batch_size
+    config.model = ConfigDict({"name": model, "towers": {"dtype": "bfloat16", "remat": "full"}})
     config.optimizer = ConfigDict(
         {"name": "adamw", "b1": 0.9, "b2": 0.98, "eps": 1e-6, "weight_decay": 0.2}
     )

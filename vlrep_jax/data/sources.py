@@ -68,6 +68,11 @@ class Tfds:
     """
 
     def __init__(self, path, split, *, image="image", captions="captions", key="", labels=None):
+        if not path:
+            raise ValueError(
+                "The path of the TFDS data set is empty; name the directory of a prepared one, for "
+                "example --config.data.source.path=DIR."
+            )
         self.path = _version_directory(Path(path).expanduser().absolute())
         self.split = split
         self._paths = {"image": image, "captions": captions}
