@@ -16,6 +16,7 @@ import pytest
 import wirings
 
 from vlrep_jax.losses import LOSSES, clip_article, softmax, vild
+from vlrep_jax.parallel import BATCH_AXES, per_shard
 
 BATCH, FEATURES = 16, 8
 SCALES = (1.0, 14.3, 100.0)  # no temperature, CLIP's initial one, CLIP's limit
@@ -155,6 +156,14 @@ def test_vild_averages_the_directions_or_sums_them():
 def test_bias_cancels_in_a_softmax(name):
     image, text = embeddings()
     assert LOSSES[name](image, text, 5.0, None)[0] == LOSSES[name](image, text, 5.0, -10.0)[0]
+
+
+def test_an_island_takes_the_same_call():
+    image, text = embeddings()
+    run = per_shard(softmax, wirings.mesh((4, 2), BATCH_AXES), batched=2)
+    want, _ = softmax(image, text, 14.3, None, weights=WEIGHTS)
+    value, _ = jax.jit(run)(image, text, 14.3, None, pair_ids=None, weights=WEIGHTS)
+    np.testing.assert_allclose(value, want, rtol=VALUE_RTOL)
 
 
 # Padding and degenerate rows.

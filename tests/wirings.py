@@ -25,7 +25,7 @@ def whole(objective, loss, shards):
 def island(objective, loss, shards):
     """The loss inside a jit on a mesh of two batch axes."""
     shape = (shards // 2, 2) if shards > 1 else (1, 1)
-    loss = per_shard(loss, _mesh(shape, BATCH_AXES), batched=2)
+    loss = per_shard(loss, mesh(shape, BATCH_AXES), batched=2)
     return jax.jit(jax.value_and_grad(partial(objective, loss), has_aux=True))
 
 
@@ -41,18 +41,18 @@ def pmap(objective, loss, shards):
 
 def shard_map(objective, loss, shards):
     """Checked: that the result is equal on every shard is proven at trace time."""
-    mesh = _mesh((shards,), ("data",))
+    over = mesh((shards,), ("data",))
     step = _step(objective, loss)
-    return jax.jit(jax.shard_map(step, mesh=mesh, in_specs=(P(), P("data")), out_specs=P()))
+    return jax.jit(jax.shard_map(step, mesh=over, in_specs=(P(), P("data")), out_specs=P()))
 
 
 def shard_map_unchecked(objective, loss, shards):
     def stacked(params, batch):
         return jax.tree.map(lambda x: x[None], _step(objective, loss)(params, batch))
 
-    mesh = _mesh((shards,), ("data",))
+    over = mesh((shards,), ("data",))
     specs = dict(in_specs=(P(), P("data")), out_specs=P("data"))
-    step = jax.jit(jax.shard_map(stacked, mesh=mesh, check_vma=False, **specs))
+    step = jax.jit(jax.shard_map(stacked, mesh=over, check_vma=False, **specs))
     return lambda params, batch: _same_on_all(step(params, batch))
 
 
@@ -71,7 +71,7 @@ def _step(objective, loss):
     return step
 
 
-def _mesh(shape, names):
+def mesh(shape, names):
     devices = jax.devices()[: np.prod(shape)]
     return jax.make_mesh(shape, names, (AxisType.Auto,) * len(shape), devices=devices)
 
