@@ -196,8 +196,8 @@ def test_a_pair_of_weight_zero_is_not_there(name):
     for leaf in ("image", "text"):
         np.testing.assert_array_equal(got[2][leaf][12:], 0)
         got[2][leaf] = got[2][leaf][:12]
-    # Sums over 12 and over 16 columns round differently.
-    jax.tree.map(lambda g, w: np.testing.assert_allclose(g, w, rtol=1e-5, atol=1e-7), got, want)
+    # Sums over 12 and over 16 columns round differently, more so where an entry cancels to near 0.
+    jax.tree.map(lambda g, w: np.testing.assert_allclose(g, w, rtol=1e-5, atol=5e-7), got, want)
 
 
 @pytest.mark.parametrize("name", LOSSES)
