@@ -16,6 +16,7 @@ import pytest
 import wirings
 
 from vlrep_jax.losses import LOSSES, clip_article, softmax, vild
+from vlrep_jax.parallel import BATCH_AXES, per_shard
 
 BATCH, FEATURES = 16, 8
 SCALES = (1.0, 14.3, 100.0)  # no temperature, CLIP's initial one, CLIP's limit
@@ -157,6 +158,14 @@ def test_bias_cancels_in_a_softmax(name):
     assert LOSSES[name](image, text, 5.0, None)[0] == LOSSES[name](image, text, 5.0, -10.0)[0]
 
 
+def test_an_island_takes_the_same_call():
+    image, text = embeddings()
+    run = per_shard(softmax, wirings.mesh((4, 2), BATCH_AXES), batched=2)
+    want, _ = softmax(image, text, 14.3, None, weights=WEIGHTS)
+    value, _ = jax.jit(run)(image, text, 14.3, None, pair_ids=None, weights=WEIGHTS)
+    np.testing.assert_allclose(value, want, rtol=VALUE_RTOL)
+
+
 # Padding and degenerate rows.
 
 
@@ -187,8 +196,8 @@ def test_a_pair_of_weight_zero_is_not_there(name):
     for leaf in ("image", "text"):
         np.testing.assert_array_equal(got[2][leaf][12:], 0)
         got[2][leaf] = got[2][leaf][:12]
-    # Sums over 12 and over 16 columns round differently.
-    jax.tree.map(lambda g, w: np.testing.assert_allclose(g, w, rtol=1e-5, atol=1e-7), got, want)
+    # Sums over 12 and over 16 columns round differently, more so where an entry cancels to near 0.
+    jax.tree.map(lambda g, w: np.testing.assert_allclose(g, w, rtol=1e-5, atol=5e-7), got, want)
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -10,14 +10,11 @@ import pytest
 
 from vlrep_jax.optim import (
     OPTIMIZERS,
-    SCHEDULES,
     clamp,
-    constant,
     cosine,
     ema_update,
     linear,
     make_optimizer,
-    rsqrt,
 )
 from vlrep_jax.rules import match_rules, path_of
 
@@ -233,32 +230,6 @@ def test_moments_end_in_their_parameters_path():
         assert sum(jax.tree.leaves(image)) == 2 * len(jax.tree.leaves(params["image"]))
 
 
-# Schedules.
-
-
-@pytest.mark.parametrize(
-    ("schedule", "points"),
-    [
-        (cosine(2.0, 110, 10, end=1.0), {0: 0, 5: 1, 10: 2, 60: 1.5, 110: 1, 200: 1}),
-        (cosine(2.0, 100), {0: 2, 25: 1 + math.sqrt(0.5), 50: 1, 100: 0}),
-        (linear(2.0, 110, 10), {0: 0, 5: 1, 10: 2, 60: 1, 110: 0, 200: 0}),
-        (linear(2.0, 100, end=1.0), {0: 2, 50: 1.5}),
-        (constant(2.0, 100, 4), {0: 0, 1: 0.5, 4: 2, 1000: 2}),
-        (constant(2.0), {0: 2}),
-        (rsqrt(2.0, 100, 10, timescale=10), {0: 0, 5: 1, 10: 2, 40: 1, 1000: 0.2}),
-        (rsqrt(2.0, timescale=3), {0: 2, 9: 1}),
-    ],
-)
-def test_schedule_at_known_steps(schedule, points):
-    got = [schedule(jnp.asarray(step)) for step in points]
-    np.testing.assert_allclose(got, [*points.values()], rtol=1e-6, atol=1e-7)
-
-
-def test_every_schedule_is_swapped_by_name():
-    for schedule in SCHEDULES.values():
-        assert schedule(0.5, total_steps=10, warmup_steps=5)(5) == 0.5
-
-
 # After the update.
 
 
@@ -302,8 +273,3 @@ def test_bad_options_say_what_to_do(options, error, message):
     options = dict(name="adamw", schedule=0.1, params=tower_params()) | options
     with pytest.raises(error, match=message):
         make_optimizer(**options)
-
-
-def test_a_warmup_as_long_as_the_run_is_refused():
-    with pytest.raises(ValueError, match=r"warmup_steps=10 must be .* below total_steps=10"):
-        cosine(1.0, 10, 10)

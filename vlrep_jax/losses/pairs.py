@@ -8,7 +8,7 @@ from jax import lax
 
 from vlrep_jax.collectives import first_row, gather_batch, global_sum
 
-# Stands for -inf on absent columns: exp() of it is 0 and, unlike with -inf, no gradient is NaN.
+# Stands for -inf on absent columns: exp() of it is 0, and a row of nothing else makes no NaN.
 _ABSENT_LOGIT = -1e30
 
 
