@@ -14,7 +14,7 @@ from emoji_data import emoji_dir
 from PIL import Image
 
 from vlrep_jax.data import emoji_captions, emoji_names
-from vlrep_jax.data.emoji_names import concept_of, names, normalise
+from vlrep_jax.data.emoji_names import concept_of, motif_of, names, normalise
 from vlrep_jax.data.sources import EmojiCaptions
 from vlrep_jax.data.transforms import decode
 
@@ -32,7 +32,7 @@ def test_file_names_become_plain_code_points():
 
 
 @pytest.mark.parametrize(
-    ("points", "name", "concept", "tone"),
+    ("points", "name", "motif", "tone"),
     [
         ("1f9d1-1f3fd-200d-1f680", "astronaut: medium skin tone", "astronaut", "medium"),
         ("1f469-200d-1f680", "woman astronaut", "astronaut", ""),
@@ -51,9 +51,9 @@ def test_file_names_become_plain_code_points():
         ("1f3fb", "light skin tone", "square", "light"),
     ],
 )
-def test_names_read_as_phrases(points, name, concept, tone):
+def test_names_read_as_phrases(points, name, motif, tone):
     found = names()[points]
-    assert (found.name, found.concept, found.skin_tone) == (name, concept, tone)
+    assert (found.name, found.motif, found.skin_tone) == (name, motif, tone)
     assert found.group and found.subgroup
 
 
@@ -65,26 +65,42 @@ def test_aliases_are_other_clean_names():
         assert not any("_" in alias or ":" in alias.split(": ")[0] for alias in found.aliases)
 
 
-def test_gender_hair_direction_and_colour_do_not_make_a_concept():
+def test_skin_tone_and_direction_do_not_make_a_concept():
+    found = names()
+    assert found["1f44b-1f3fd"].concept == found["1f44b"].concept == "waving hand"
+    for one, other in (
+        ("woman running facing right", "woman running"),
+        ("right-facing fist", "left-facing fist"),
+        ("two o'clock", "twelve-thirty"),
+        ("first quarter moon", "last quarter moon"),
+    ):
+        assert concept_of(one) == concept_of(other)
+    assert concept_of("man cook") != concept_of("woman cook")
+
+
+def test_gender_hair_and_colour_do_not_make_a_motif():
     for one, other in (
         ("woman running facing right", "person running"),
         ("man red hair", "woman"),
         ("men holding hands", "woman and man holding hands"),
         ("kiss man man", "kiss"),
         ("mermaid", "merman"),
-        ("right-facing fist", "left-facing fist"),
-        ("two o'clock", "twelve-thirty"),
         ("blue heart", "red heart"),
     ):
-        assert concept_of(one) == concept_of(other)
-    assert concept_of("man cook") != concept_of("man judge")
+        assert motif_of(one) == motif_of(other)
+    assert motif_of("man cook") != motif_of("man judge")
+
+
+def test_a_concept_lies_in_one_motif():
+    motifs = {}
+    for found in names().values():
+        assert motifs.setdefault(found.concept, found.motif) == found.motif, found
 
 
 def test_splits_share_no_concept_and_hold_what_they_say():
-    train, unseen, openmoji = map(samples, ("train", "unseen", "unseen_openmoji"))
-    assert {"train": len(train), "unseen": len(unseen), "unseen_openmoji": len(openmoji)} == (
-        emoji_captions.COUNTS
-    )
+    by_split = {split: samples(split) for split in emoji_captions.COUNTS}
+    train, unseen, openmoji, motifs = by_split.values()
+    assert {split: len(held) for split, held in by_split.items()} == emoji_captions.COUNTS
     concepts = [{s.labels["concept"] for s in split} for split in (train, unseen, openmoji)]
     assert not concepts[0] & concepts[1]
     assert concepts[1] == concepts[2]
@@ -92,7 +108,11 @@ def test_splits_share_no_concept_and_hold_what_they_say():
     assert {s.labels["artist"] for s in unseen} == {"twemoji"}
     assert {s.labels["artist"] for s in openmoji} == {"openmoji"}
     assert len({s.captions[0].lower() for s in unseen}) == len(unseen)
-    assert len({s.key for s in train + unseen + openmoji}) == sum(emoji_captions.COUNTS.values())
+    for split in by_split.values():
+        assert len({s.key for s in split}) == len(split)
+    trained = {s.labels["motif"] for s in train}
+    kept = [s.key for s in unseen if s.labels["motif"] not in trained]
+    assert [s.key for s in motifs] == kept
 
 
 def test_no_drawing_is_on_both_sides_of_the_split_even_turned_or_mirrored():
@@ -172,7 +192,7 @@ def test_other_counts_or_content_say_what_was_found_and_expected(tmp_path):
     metadata = info.with_name("metadata.json")
     text = metadata.read_text()
     metadata.write_text(text.replace(emoji_captions.CONTENT, "0" * 64))
-    with pytest.raises(ValueError, match=r"content 0{12}, expected .*'unseen': 397.*Delete"):
+    with pytest.raises(ValueError, match=r"content 0{12}, expected .*'unseen': 352.*Delete"):
         emoji_captions.prepare(tmp_path)
     metadata.write_text(text)
     splits = json.loads(info.read_text())
@@ -184,7 +204,7 @@ def test_other_counts_or_content_say_what_was_found_and_expected(tmp_path):
 
 def test_a_changed_package_is_named_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.setitem(emoji_captions.COUNTS, "train", 7000)
-    with pytest.raises(ValueError, match=r"give .*7112.*expected .*7000.*\.\[quickstart\]"):
+    with pytest.raises(ValueError, match=r"give .*7202.*expected .*7000.*\.\[quickstart\]"):
         emoji_captions.prepare(tmp_path)
     assert not (tmp_path / "emoji_captions").exists()
 

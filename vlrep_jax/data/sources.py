@@ -147,9 +147,10 @@ class Tfds:
 class EmojiCaptions(Tfds):
     """Twemoji and OpenMoji pictures with their names; prepared in `data_dir` when missing.
 
-    Splits: `train`, `unseen` (Twemoji), `unseen_openmoji`; see `emoji_captions.py`. The one caption
-    of a sample is its plain name. Labels: aliases (tuple), concept, skin_tone, group, subgroup,
-    artist, codepoints. The same emoji by two artists has one identity.
+    Splits: `train`, `unseen` and `unseen_motifs` (Twemoji), `unseen_openmoji`; see
+    `emoji_captions.py`. The one caption of a sample is its plain name. Labels: aliases (tuple),
+    concept, motif, skin_tone, group, subgroup, artist, codepoints. The same emoji by two artists
+    has one identity.
     """
 
     def __init__(self, data_dir, split):
