@@ -42,7 +42,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["vlrep_jax", "vlrep_jax.*"]),
-    package_data={"vlrep_jax": ["data/clip_vocabulary/*"]},
+    package_data={"vlrep_jax": ["data/clip_vocabulary/*", "report/page.css"]},
     install_requires=INSTALL,
     extras_require={
         "quickstart": QUICKSTART,

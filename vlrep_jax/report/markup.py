@@ -1,0 +1,43 @@
+"""Small pieces of HTML. Text from outside becomes HTML through `esc` and nowhere else."""
+
+import base64
+import html
+import io
+
+import numpy as np
+
+
+def esc(text):
+    return html.escape(str(text), quote=True)
+
+
+def percent(share):
+    return f"{100 * share:.1f} %"  # with a space that does not break
+
+
+def duration(seconds):
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
+
+
+def ordinal(n):
+    suffix = {1: "st", 2: "nd", 3: "rd"}.get(n % 10, "th") if n % 100 not in (11, 12, 13) else "th"
+    return f"{n:,}{suffix}"
+
+
+def bar(share, mark=None):
+    """A share as a filled track, with a line across it at `mark`."""
+    tick = "" if mark is None else f'<u style="left:{100 * mark:.2f}%"></u>'
+    return f'<span class="track"><i style="width:{100 * share:.2f}%"></i>{tick}</span>'
+
+
+def image(pixels, alt):
+    """uint8[h, w, 3] as an <img> that holds its own data."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(np.asarray(pixels)).save(buffer, format="PNG", optimize=True)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return f'<img alt="{esc(alt)}" title="{esc(alt)}" src="data:image/png;base64,{data}">'
