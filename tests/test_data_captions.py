@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from vlrep_jax.data.caption_choice import CAPTIONS, make_caption
+from vlrep_jax.data.caption_choice import CAPTIONS
 from vlrep_jax.data.sources import Sample
 
 LABELS = {"aliases": ("doggo",), "group": "Animals & Nature", "subgroup": "animal-mammal"}
@@ -14,13 +14,13 @@ DOG = Sample(b"", ("dog", "hound", "pooch"), "1", LABELS)
 
 
 def drawn(name, sample=DOG, count=400, **options):
-    caption = make_caption(name, **options)
+    caption = partial(CAPTIONS[name], **options)
     return [caption(sample, np.random.default_rng((7, i))) for i in range(count)]
 
 
 @pytest.mark.parametrize("name", CAPTIONS)
 def test_a_choice_is_a_function_of_the_generator(name):
-    caption = pickle.loads(pickle.dumps(make_caption(name)))
+    caption = pickle.loads(pickle.dumps(CAPTIONS[name]))
     texts = [caption(DOG, np.random.default_rng((7, i))) for i in range(50)]
     assert texts == drawn(name, count=50)
     assert all(isinstance(text, str) and text.strip() == text != "" for text in texts)
@@ -52,4 +52,4 @@ def test_emoji_varies_template_name_and_group():
 
 def test_an_unknown_choice_lists_the_known():
     with pytest.raises(ValueError, match=r"'last' is unknown; known: \['emoji', 'first'"):
-        make_caption("last")
+        CAPTIONS["last"]

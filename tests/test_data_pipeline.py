@@ -11,19 +11,19 @@ import pytest
 from emoji_data import ListSource, emoji_dir, flat, grey_source
 
 import vlrep_jax.data
-from vlrep_jax.data.caption_choice import make_caption
+from vlrep_jax.data.caption_choice import CAPTIONS
 from vlrep_jax.data.pipeline import eval_batches, train_batches
 from vlrep_jax.data.sources import EmojiCaptions, Sample
 from vlrep_jax.data.tokenizers import train_bpe
-from vlrep_jax.data.transforms import make_transform
+from vlrep_jax.data.transforms import TRANSFORMS
 
 TOKENIZER = train_bpe([f"number {i}" for i in range(50)], 300)
 
 
 def batches(source, **changed):
     options = {
-        "transform": make_transform("squash", size=4),
-        "caption": make_caption("first"),
+        "transform": partial(TRANSFORMS["squash"], size=4),
+        "caption": CAPTIONS["first"],
         "tokenizer": TOKENIZER,
         "context_length": 16,
         "batch_size": 8,
@@ -49,8 +49,8 @@ def assert_equal(one, other):
 def emoji_batches(**changed):
     source = EmojiCaptions(emoji_dir(), "unseen")
     options = {
-        "transform": make_transform("augment", size=16),
-        "caption": make_caption("emoji"),
+        "transform": partial(TRANSFORMS["augment"], size=16),
+        "caption": CAPTIONS["emoji"],
         "batch_size": 64,
         "context_length": 40,
     }
@@ -79,7 +79,7 @@ def test_another_seed_gives_another_order_and_augmentation():
     assert (one["pair_ids"] != other["pair_ids"]).any()
     source = grey_source(1)
     crops = [
-        taken(batches(source, seed=s, transform=make_transform("augment", size=4)), 1)[0]["image"]
+        taken(batches(source, seed=s, transform=partial(TRANSFORMS["augment"], size=4)), 1)[0]["image"]
         for s in (1, 2)
     ]
     assert (crops[0] != crops[1]).any()
@@ -129,8 +129,8 @@ def test_continuing_on_another_number_of_hosts_gives_the_same_rows():
         {"seed": 6},
         {"batch_size": 16},
         {"context_length": 20},
-        {"transform": make_transform("squash", size=5)},
-        {"caption": make_caption("random")},
+        {"transform": partial(TRANSFORMS["squash"], size=5)},
+        {"caption": CAPTIONS["random"]},
         {"tokenizer": train_bpe(["other"], 280)},
     ],
 )

@@ -11,7 +11,7 @@ from emoji_data import encoded, flat
 from PIL import Image
 
 from vlrep_jax.data import transforms
-from vlrep_jax.data.transforms import TRANSFORMS, BadImage, decode, eval_image, make_transform
+from vlrep_jax.data.transforms import TRANSFORMS, BadImage, decode, eval_image
 
 
 def noise(height, width, channels=3, seed=0):
@@ -220,7 +220,7 @@ def test_random_crop_of_the_whole_square_is_the_plain_resize():
 @pytest.mark.parametrize("name", TRANSFORMS)
 @pytest.mark.parametrize("shape", [(72, 72), (40, 90), (2, 300), (500, 300)])
 def test_transforms_give_squares_as_a_function_of_the_generator(name, shape):
-    transform = pickle.loads(pickle.dumps(make_transform(name, size=32)))
+    transform = pickle.loads(pickle.dumps(partial(TRANSFORMS[name], size=32)))
     image = noise(*shape)
     before = image.copy()
     once, again = (transform(image, np.random.default_rng((1, 2))) for _ in range(2))
@@ -234,8 +234,8 @@ def test_transforms_give_squares_as_a_function_of_the_generator(name, shape):
 def test_nothing_is_mirrored_unless_asked():
     image = np.zeros((64, 64, 3), np.uint8)
     image[:, :24] = 255  # still left of the middle after every crop, turn and shift
-    asked = make_transform("augment", size=32, affine={"fill": (0, 0, 0)}, flip_share=0.5)
-    plain = make_transform("augment", size=32, affine={"fill": (0, 0, 0)})
+    asked = partial(TRANSFORMS["augment"], size=32, affine={"fill": (0, 0, 0)}, flip_share=0.5)
+    plain = partial(TRANSFORMS["augment"], size=32, affine={"fill": (0, 0, 0)})
     left = [plain(image, np.random.default_rng(i))[:, :16].mean() for i in range(20)]
     right = [plain(image, np.random.default_rng(i))[:, 16:].mean() for i in range(20)]
     assert min(np.subtract(left, right)) > 0

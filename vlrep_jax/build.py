@@ -7,6 +7,7 @@ keyword argument of that callable. Nothing here knows what the tables hold.
 import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 
 def near(name: str, known: Iterable[str]) -> str:
@@ -75,3 +76,14 @@ def build(table: Mapping[str, Callable], section: Mapping, kind: str, **extra):
     except TypeError as error:
         raise ValueError(f"{kind} {name!r}: {error}.") from None
     return entry(**options, **extra)
+
+
+def bind(table: Mapping[str, Callable], section: Mapping, kind: str, **extra) -> Callable:
+    """The table's function named by `section['name']` with the section's other keys bound.
+
+    The result can be pickled. Arguments and errors as `build`, but the function is not called.
+    """
+    options = plain(section)
+    function = find(table, options.pop("name", None), kind)
+    check_options(function, options, f"{kind} {section['name']!r}")
+    return partial(function, **options, **extra) if options or extra else function

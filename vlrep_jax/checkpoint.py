@@ -1,12 +1,11 @@
 """Orbax checkpoints of a work directory: the train state, the data position, and what made them.
 
-    WORKDIR/checkpoints/<step>/{state,data,meta}
+WORKDIR/checkpoints/<step>/{state,data,meta}
 """
 
 from pathlib import Path
 from typing import Any
 
-import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
@@ -76,9 +75,7 @@ class Checkpoints:
     def meta(self, step: int) -> dict:
         """What was saved as `meta` at a step."""
         self._check(step)
-        restored = self._manager.restore(
-            step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
-        )
+        restored = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))
         return restored.meta
 
     def close(self) -> None:
@@ -91,7 +88,3 @@ class Checkpoints:
             known = ", ".join(map(str, self.steps())) or "none"
             raise FileNotFoundError(f"No checkpoint of step {step} in {self.directory}: {known}.")
 
-
-def abstract(state: Any) -> Any:
-    """Shapes, dtypes and shardings of a pytree of arrays, for `Checkpoints.restore`."""
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)

@@ -1,4 +1,4 @@
-"""`vlrep`: the command line. Flags in, one call out; a user's mistake is one line and exit code 2."""
+"""The command `vlrep`: flags in, one call out; a user's mistake is one line and exit code 2."""
 
 import argparse
 import sys
@@ -30,18 +30,19 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """The command's own flags, and the `--config...` ones as they stand."""
     parser = argparse.ArgumentParser(
         prog="vlrep",
-        description="Pretrain and use joint image-text representations (CLIP, SigLIP, ViLD) in JAX.",
+        description="Pretrain and use joint image-text representations in JAX.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=_version())
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     train = _command(commands, "train", _train, "Train a recipe, or continue where it stopped.")
-    train.usage = (
-        "vlrep train --config=FILE[:ARG] --workdir=DIR [--config.KEY=VALUE ...]"
-    )
+    train.usage = "vlrep train --config=FILE[:ARG] --workdir=DIR [--config.KEY=VALUE ...]"
     train.add_argument(
-        "--config", required=True, metavar="FILE[:ARG]", help="recipe, such as configs/quickstart.py"
+        "--config",
+        required=True,
+        metavar="FILE[:ARG]",
+        help="such as configs/quickstart.py",
     )
     train.add_argument(
         "--workdir", required=True, metavar="DIR", help="where checkpoints, metrics and report go"
@@ -52,12 +53,16 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     evaluate.usage = "vlrep eval --workdir=DIR [--step=N] [--config.KEY=VALUE ...]"
     evaluate.add_argument("--workdir", required=True, metavar="DIR", help="of a training run")
-    evaluate.add_argument("--step", type=int, metavar="N", help="checkpoint; the newest if not given")
+    evaluate.add_argument(
+        "--step", type=int, metavar="N", help="checkpoint; the newest if not given"
+    )
 
     embed = _command(commands, "embed", _embed, "Embed pictures or texts with a trained model.")
-    embed.usage = "vlrep embed --workdir=DIR (--images=GLOB | --texts=FILE) --out=FILE.npz [--step=N]"
+    embed.usage = (
+        "vlrep embed --workdir=DIR (--images=GLOB | --texts=FILE) --out=FILE.npz [--step=N]"
+    )
     embed.add_argument("--workdir", required=True, metavar="DIR", help="of a training run")
-    embed.add_argument("--step", type=int, metavar="N", help="checkpoint; the newest if not given")
+    embed.add_argument("--step", type=int, metavar="N", help="checkpoint; default: newest")
     inputs = embed.add_mutually_exclusive_group(required=True)
     inputs.add_argument("--images", metavar="GLOB", help="picture files, such as 'photos/*.png'")
     inputs.add_argument("--texts", metavar="FILE", help="UTF-8 file with one text a line")

@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vlrep_jax import models, optim, recipes
-from vlrep_jax.build import build, check_options, find, near, plain
+from vlrep_jax.build import bind, build, check_options, find, near, plain
 from vlrep_jax.data.caption_choice import CAPTIONS
 from vlrep_jax.data.pipeline import Batches, train_batches
 from vlrep_jax.data.sources import SOURCES
@@ -184,14 +184,6 @@ def check_keys(config: ConfigDict) -> None:
         raise ValueError(f"config.ema_decay={config.ema_decay} must be in [0, 1).")
 
 
-def bind(table, section, kind: str, **extra) -> Callable:
-    """The table's function with the section's options bound; errors as `build`."""
-    options = plain(section)
-    function = find(table, options.pop("name", None), kind)
-    check_options(function, options, f"{kind} {section['name']!r}")
-    return partial(function, **options, **extra) if options or extra else function
-
-
 def make_tokenizer(config: ConfigDict, saved: Path) -> Tokenizer:
     """The tokenizer of a run: the saved one, else a new one; 'bpe' is trained on the captions.
 
@@ -249,4 +241,3 @@ def _check_section(section, known, label):
     for key in known:
         if key not in section:
             raise ValueError(f"{label} lacks the key {key!r}; begin with recipes.base().")
-

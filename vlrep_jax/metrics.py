@@ -83,6 +83,11 @@ class MetricsWriter:
         if self._progress is not None:
             self._progress.advance(int(step))
 
+    def say(self, text):
+        """Prints a line on stderr, above the progress display; nothing where nothing is shown."""
+        if self._progress is not None:
+            self._progress.say(text)
+
     def close(self):
         """Ends the display and closes the files; a second call does nothing."""
         for part in (self._progress, self._events, self._file):
@@ -133,6 +138,13 @@ class Progress:
             self._bar.update(self._task, completed=step)
         elif self._clock() - self._said >= self._every_s:
             self._say()
+
+    def say(self, text):
+        """Prints a line without disturbing the display."""
+        if self._bar is not None:
+            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        else:
+            print(text, file=self._stream, flush=True)
 
     def close(self):
         if self._bar is not None:

@@ -5,13 +5,12 @@ multiply by the learning rate. Weight decay is decoupled from the moments and sc
 rate in all of them.
 """
 
-import inspect
-
 import jax
 import jax.numpy as jnp
 import optax
 
-from vlrep_jax.rules import match_rules, near_names
+from vlrep_jax.build import check_options, find
+from vlrep_jax.rules import match_rules
 
 # CLIP decays everything but gains and biases (arXiv:2103.00020, section 2.5).
 NO_DECAY = (("(logit_)?(bias|scale)", False),)
@@ -98,10 +97,10 @@ def make_optimizer(
       keywords: of the optimizer, as in the signatures above.
 
     Raises:
-      ValueError: an unknown name, a rule that matches nothing, nothing left to train.
-      TypeError: a keyword that the optimizer does not have.
+      ValueError: an unknown name or keyword, a rule that matches nothing, nothing left to train.
     """
-    direction = _optimizer(name, keywords)
+    direction = find(OPTIMIZERS, name, "optimizer")
+    check_options(direction, keywords, f"optimizer {name!r}")
     if clip_norm is not None and not clip_norm > 0:
         raise ValueError(f"clip_norm={clip_norm} must be positive; None turns clipping off.")
     rules = NO_DECAY if decay is None else decay
@@ -123,18 +122,6 @@ def make_optimizer(
         return train
     labels = jax.tree.map(lambda is_frozen: "frozen" if is_frozen else "train", frozen)
     return optax.partition({"train": train, "frozen": optax.set_to_zero()}, labels)
-
-
-def _optimizer(name, keywords):
-    """The function of OPTIMIZERS, once name and keywords are known to fit."""
-    if name not in OPTIMIZERS:
-        raise ValueError(f"there is no optimizer {name!r}: {near_names(name, OPTIMIZERS)}")
-    known = inspect.signature(OPTIMIZERS[name]).parameters
-    for key in keywords:
-        if key not in known:
-            every = {*known, *inspect.signature(make_optimizer).parameters} - {"keywords"}
-            raise TypeError(f"{name} has no keyword {key!r}: {near_names(key, every)}")
-    return OPTIMIZERS[name]
 
 
 def _add_decayed(weight_decay, multipliers):

@@ -1,11 +1,10 @@
 """Where arrays live and how a step is mapped over devices; models and losses know nothing of it.
 
-Two wirings of one train step: `jit_step` over a mesh (the default; the loss is a `shard_map` island made
-by `per_shard`, parameters are replicated or sharded by rules) and `pmap_step`.
+Two wirings of one train step: `jit_step` over a mesh (the default; the loss is a `shard_map` island
+made by `per_shard`, parameters are replicated or sharded by rules) and `pmap_step`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 
 import jax
 import numpy as np
@@ -33,9 +32,7 @@ def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | Non
             f"must be {count}, and one of them may be -1 to take what is left."
         )
     # make_mesh makes explicit axes unless told; these programs leave propagation to the compiler.
-    return jax.make_mesh(
-        tuple(sizes), BATCH_AXES, axis_types=(AxisType.Auto,) * 2, devices=devices
-    )
+    return jax.make_mesh(tuple(sizes), BATCH_AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
 
 
 def per_shard(fn: Callable, mesh: Mesh, *, batched: int) -> Callable:
@@ -48,7 +45,7 @@ def per_shard(fn: Callable, mesh: Mesh, *, batched: int) -> Callable:
 
     Returns:
       run(*args, **batched_kwargs): the first `batched` arguments and every keyword argument that is
-      not None are split along their first dimension, the other arguments are copied to every device.
+      not None are split along their first dimension, the others are copied to every device.
     """
 
     def run(*args, **batched_kwargs):
@@ -82,8 +79,8 @@ def shardings(tree, mesh: Mesh, rules: Sequence[tuple[str, str]]):
       tree: of parameters, or of a whole train state: the path of an optimizer's moment ends in the
         path of its parameter, so the same rules hold for both.
       mesh: with the axes BATCH_AXES.
-      rules: (regex over the path, 'replicate' or 'fsdp'); a path without a match is replicated. 'fsdp'
-        splits the largest dimension that the axis size divides, and copies a leaf that has none.
+      rules: (regex over the path, 'replicate' or 'fsdp'); a path without a match is replicated.
+        'fsdp' splits the largest dimension that the axis size divides, and copies a leaf without.
 
     Raises:
       ValueError: a value other than these two.
@@ -113,7 +110,7 @@ def jit_step(step: Callable, mesh: Mesh, state_shardings) -> Callable:
 
 
 def pmap_step(step: Callable, axis_name: str = "data") -> Callable:
-    """step(state, batch) mapped by pmap: one unreplicated state, a batch of shape [devices, b, ...]."""
+    """step(state, batch) mapped by pmap: one unreplicated state, a batch [devices, b, ...]."""
     # No donation: an unreplicated state is still in use on other devices when one is done with it.
     return jax.pmap(step, axis_name=axis_name, in_axes=(None, 0), out_axes=(None, None))
 
@@ -145,7 +142,3 @@ def check_divides(batch_size: int, devices: int) -> None:
             f"the nearest is {nearest}."
         )
 
-
-def sharded_apply(fn: Callable, mesh: Mesh) -> Callable:
-    """fn(params, rows) -> rows compiled with its rows split over the devices and the result gathered."""
-    return jax.jit(partial(fn), out_shardings=replicated(mesh))

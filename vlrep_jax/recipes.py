@@ -51,7 +51,9 @@ def base() -> ConfigDict:
     config.evals = ConfigDict()  # name -> entry of evals.EVALS, with the source it reads
 
     # 'jit' over the mesh below, or 'pmap'. rules: (pattern, 'replicate' | 'fsdp') over state paths.
-    config.parallel = ConfigDict({"wiring": "jit", "data": -1, "fsdp": 1, "rules": ((".*", "fsdp"),)})
+    config.parallel = ConfigDict(
+        {"wiring": "jit", "data": -1, "fsdp": 1, "rules": ((".*", "fsdp"),)}
+    )
 
     config.log_every = 50
     config.eval_every = 1000

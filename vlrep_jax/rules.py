@@ -50,13 +50,6 @@ def match_rules(rules, tree, default, *, require_match: bool = True):
     return jax.tree_util.tree_map_with_path(value_at, tree)
 
 
-def near_names(name, known) -> str:
-    """Returns what to tell a user who asked for an unknown name: the near names and all of them."""
-    near = difflib.get_close_matches(str(name), known, n=3)
-    hint = f"did you mean {' or '.join(near)}? " if near else ""
-    return f"{hint}Known: {', '.join(sorted(known))}."
-
-
 def _compiled(rule):
     """(regex, pattern, value) of a rule."""
     if isinstance(rule, str) or len(rule) != 2 or not isinstance(rule[0], str):

@@ -1,6 +1,6 @@
 """What `vlrep train`, `eval` and `embed` do with a work directory.
 
-    WORKDIR/config.json  tokenizer.json  checkpoints/  metrics.jsonl  tb/  report.html
+WORKDIR/config.json  tokenizer.json  checkpoints/  metrics.jsonl  tb/  report.html
 """
 
 import signal
@@ -19,6 +19,7 @@ from vlrep_jax.data.pipeline import eval_batches
 from vlrep_jax.data.sources import Pictures
 from vlrep_jax.evaluation import flat_metrics
 from vlrep_jax.experiment import Experiment, check_vocabulary, make_experiment, make_tokenizer
+from vlrep_jax.train import fit
 
 
 def train(config: ConfigDict, workdir: Path) -> bool:
@@ -159,7 +160,7 @@ def embed(
 ) -> None:
     """Embeds picture files or lines of text with a checkpoint of a work directory.
 
-    Writes an .npz of `embeddings` float32[n, d], L2-normalised, beside `paths` or `texts`, n strings.
+    Writes an .npz of `embeddings` float32[n, d], L2-normalised, and `paths` or `texts`, n strings.
 
     Args:
       images: glob pattern of picture files; those that cannot be read are named and left out.

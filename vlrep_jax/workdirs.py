@@ -53,7 +53,7 @@ def read_config(workdir: Path) -> ConfigDict:
 
 
 def check_same_run(workdir: Path, config: ConfigDict) -> None:
-    """Raises ValueError where a work directory holds a run of another config, naming what differs."""
+    """Raises ValueError where a directory holds a run of another config, naming what differs."""
     if not (workdir / "config.json").exists():
         if (workdir / "checkpoints").is_dir() and any((workdir / "checkpoints").iterdir()):
             raise ValueError(

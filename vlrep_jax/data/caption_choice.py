@@ -3,7 +3,6 @@
 Each is `(sample, rng) -> str`; the empty string counts as a bad sample.
 """
 
-import functools
 
 _TEMPLATES = (
     "{}",
@@ -51,14 +50,3 @@ def emoji(sample, rng, *, plain_share=0.5, alias_share=0.25, group_share=0.15):
 
 
 CAPTIONS = {"first": first, "random": random, "emoji": emoji}
-
-
-def make_caption(name, **options):
-    """CAPTIONS[name] with its options bound: a picklable (sample, rng) -> str.
-
-    Raises:
-        ValueError: unknown name, with the known ones.
-    """
-    if name not in CAPTIONS:
-        raise ValueError(f"caption {name!r} is unknown; known: {sorted(CAPTIONS)}.")
-    return functools.partial(CAPTIONS[name], **options)

@@ -234,6 +234,23 @@ def _version_directory(path):
     return Path(found[0])
 
 
+class Pictures:
+    """Picture files without captions, such as a user's own to embed; the key is the path."""
+
+    def __init__(self, paths: Sequence[str]):
+        self.paths = tuple(map(str, paths))
+
+    def __len__(self):
+        return len(self.paths)
+
+    def __getitem__(self, index):
+        path = self.paths[index]
+        return Sample(Path(path).read_bytes(), (), path, {})
+
+    def __getitems__(self, indices):
+        return [self[int(index)] for index in indices]
+
+
 SOURCES = {"emoji_captions": EmojiCaptions, "tfds": Tfds}
 
 

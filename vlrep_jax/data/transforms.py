@@ -3,7 +3,6 @@
 Pure functions of NumPy arrays; every random one takes its `numpy.random.Generator`.
 """
 
-import functools
 import io
 
 import numpy as np
@@ -205,24 +204,10 @@ def _augment(image, rng, *, size, crop=(0.9, 1.0), affine=None, color=None, flip
     return flip(image) if rng.random() < flip_share else image
 
 
-# Training transforms by name; see `make_transform`.
+# Training transforms by name: (image uint8[h, w, 3], rng) -> uint8[size, size, 3].
 TRANSFORMS = {
     "random_crop": _random_crop,  # CLIP's only augmentation; size, scale
     "squash": _squash,  # SigLIP's; size
     "center": _center,  # none: the evaluation crop; size
     "augment": _augment,  # small data; size, crop, affine={...}, color={...}, flip_share
 }
-
-
-def make_transform(name, **options):
-    """TRANSFORMS[name] with its options bound.
-
-    Returns:
-        A picklable transform(image uint8[h, w, 3], rng) -> uint8[size, size, 3].
-
-    Raises:
-        ValueError: unknown name, with the known ones.
-    """
-    if name not in TRANSFORMS:
-        raise ValueError(f"transform {name!r} is unknown; known: {sorted(TRANSFORMS)}.")
-    return functools.partial(TRANSFORMS[name], **options)
