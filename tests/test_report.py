@@ -10,7 +10,7 @@ from PIL import Image
 
 from vlrep_jax.evals.retrieval import chance, retrieval
 from vlrep_jax.evals.zero_shot import per_class_accuracy
-from vlrep_jax.report import RetrievalPanel, ZeroShotPanel, contact_sheet, write_report
+from vlrep_jax.report import RetrievalPanel, ZeroShotPanel, contact_sheet, sheet, write_report
 from vlrep_jax.report.markup import duration, ordinal, percent
 from vlrep_jax.report.panels import Case
 
@@ -198,18 +198,18 @@ def test_panel_refuses_other_pictures():
 
 
 def test_contact_sheet_frames_the_right_pictures(tmp_path):
-    """With perfect embeddings the only green is one frame a caption and one band a picture."""
-    panel, _ = made_panel(noise=0, captions_each=1)
-    contact_sheet(tmp_path / "perfect.png", panel, right=2, wrong=2)
-    panel, _ = made_panel(noise=5, captions_each=1, caption="a very long caption " * 200 + "{}")
-    contact_sheet(tmp_path / "poor.png", panel, right=2, wrong=2)
-    green = {}
-    for name in ("perfect", "poor"):
-        with Image.open(tmp_path / f"{name}.png") as sheet:
-            assert sheet.width > 2000
-            pixels = np.asarray(sheet.convert("RGB"))
-        green[name] = (pixels == (0x1A, 0x8A, 0x4A)).all(-1).sum()
-    assert 0 < green["perfect"] < green["poor"]  # the poor one has wrong cases to show as well
+    """Perfect embeddings: the first picture is framed and no other; poor ones: the late one too."""
+    columns = {}
+    for name, noise, caption in (("perfect", 0, "{}"), ("poor", 5, "a long caption " * 200 + "{}")):
+        panel, _ = made_panel(noise=noise, captions_each=1, caption=caption)
+        contact_sheet(tmp_path / f"{name}.png", panel, right=2, wrong=2, scale=1)
+        with Image.open(tmp_path / f"{name}.png") as picture:
+            green = (np.asarray(picture.convert("RGB")) == (0x1A, 0x8A, 0x4A)).all(-1).any(0)
+        left = sheet.MARGIN + sheet.CAPTION_WIDTH
+        columns[name] = [green[left + i * (sheet.PICTURE + sheet.GAP)] for i in range(5)]
+        columns[name].append(green[left + 5 * (sheet.PICTURE + sheet.GAP) + sheet.LATE_GAP])
+    assert columns["perfect"] == [True, False, False, False, False, False]
+    assert columns["poor"][0] and columns["poor"][5]
 
 
 @pytest.mark.parametrize(
