@@ -26,7 +26,8 @@ def retrieval(image, text, image_of_text=None, *, ks=(1, 5, 10), chunk=1024, mes
         image i.
       ks: the depths of recall.
       chunk: queries scored at once; the memory is float32[chunk, candidates] over all devices.
-      mesh: devices to split each chunk over (all its axes); None for the default device.
+      mesh: devices to split each chunk over (all its axes); None for the default device. Over
+        several processes every one passes the same arrays and gets the same result.
 
     Returns:
       {name: float}: `image_to_text_recall@k`, `text_to_image_recall@k` for every k (a fraction),

@@ -5,6 +5,8 @@ import re
 
 import numpy as np
 
+from vlrep_jax.report.markup import esc
+
 # Drawn in these, then replaced by the page's variables, so that one drawing suits light and dark.
 COLOURS = {
     "#010101": "var(--muted)",
@@ -29,7 +31,9 @@ def loss_curve(history):
         steps, values = _series(history, name)
         axes.plot(steps, values, style, color=colour, linewidth=1.6, label=name)
     if len(names) > 1:
-        axes.legend(frameon=False, fontsize=SIZE, labelcolor=MUTED)
+        legend = axes.legend(frameon=False, fontsize=SIZE, labelcolor=MUTED)
+        for text in legend.get_texts():
+            text.set_parse_math(False)  # a dollar sign in a name is no formula
     axes.set_xlabel("step", color=MUTED, fontsize=SIZE)
     return _svg(figure, "Loss over steps: " + ", ".join(names[:3]))
 
@@ -116,4 +120,4 @@ def _svg(figure, label):
     box = re.search(r'viewBox="[^"]*"', head).group()
     for drawn, variable in COLOURS.items():
         rest = rest.replace(drawn, variable)
-    return f'<svg {box} role="img" aria-label="{label}">{rest}'
+    return f'<svg {box} role="img" aria-label="{esc(label)}">{rest}'

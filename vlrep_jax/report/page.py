@@ -117,7 +117,7 @@ def _curves(history, panel):
     if recall:
         cards.append(
             '<div class="card"><h3>Recall@k</h3><p><span class="text">text → image</span>, '
-            '<span class="image">image → text</span>; dotted: chance at the largest k.</p>'
+            '<span class="image">image → text</span>; dotted: chance.</p>'
             f"{recall}</div>"
         )
     return f'<h2>Learning</h2><div class="columns">{"".join(cards)}</div>' if cards else ""

@@ -8,8 +8,8 @@ import numpy as np
 from vlrep_jax.report.markup import ordinal, percent
 
 INK, MUTED, LINE, RIGHT, TINT = "#1d1c1a", "#6b6862", "#dedbd3", "#1a8a4a", "#e9f5ee"
-MARGIN, GAP, PICTURE, TEXT_SIZE, LINE_HEIGHT = 28, 9, 56, 13, 17
-CAPTION_WIDTH, COLUMN_GAP, LIST_WIDTH = 160, 40, 320
+MARGIN, GAP, PICTURE, TEXT_SIZE, LINE_HEIGHT = 26, 8, 54, 14, 18
+CAPTION_WIDTH, COLUMN_GAP, LIST_WIDTH = 170, 34, 390
 LATE_GAP = 14  # before the right picture that is not among the five
 
 
@@ -23,7 +23,7 @@ def contact_sheet(path, panel, *, right=4, wrong=4, scale=2):
       path: the PNG.
       panel: a `RetrievalPanel`.
       right, wrong: captions of each; half as many pictures.
-      scale: pixels for each unit of the layout, which is about 1,000 wide.
+      scale: pixels for each unit of the layout, which is about 1,100 wide.
     """
     pictures_width = 6 * (PICTURE + GAP) + LATE_GAP
     middle = MARGIN + CAPTION_WIDTH + pictures_width + COLUMN_GAP
@@ -107,17 +107,16 @@ class _Sheet:
     def wrap(self, text, width, *, lines, bold=False):
         """The text in lines of at most `width`; what does not fit becomes an ellipsis."""
         font, width = _font(round(TEXT_SIZE * self._scale), bold), width * self._scale
-        wrapped, words = [""], text.split()
+        wrapped, words = [""], text[:2000].split()
         for word in words:
             longer = f"{wrapped[-1]} {word}".strip()
-            if font.getlength(longer) <= width or not wrapped[-1]:
-                wrapped[-1] = longer
+            if font.getlength(longer) <= width or not wrapped[-1] or len(wrapped) == lines:
+                wrapped[-1] = longer  # too long only for the last line, or for a word of its own
             else:
                 wrapped.append(word)
-        cut = len(wrapped) > lines
-        wrapped = wrapped[:lines]
         for i, line in enumerate(wrapped):
-            end = "…" if cut and i == lines - 1 else ""
+            # At most this many characters are looked at: a caption may be a whole document.
+            line, end = line[:500], "…" if len(line) > 500 else ""
             while line and font.getlength(line + end) > width:
                 line, end = line[:-1].rstrip(), "…"
             wrapped[i] = line + end
