@@ -2,6 +2,7 @@
 
 import pickle
 from collections import Counter
+from functools import partial
 
 import numpy as np
 import pytest
@@ -48,8 +49,3 @@ def test_emoji_varies_template_name_and_group():
     assert set(drawn("emoji", plain_share=1.0)) == {"dog"}
     assert not any("doggo" in text for text in drawn("emoji", alias_share=0.0))
     assert not any(", " in text for text in drawn("emoji", group_share=0.0))
-
-
-def test_an_unknown_choice_lists_the_known():
-    with pytest.raises(ValueError, match=r"'last' is unknown; known: \['emoji', 'first'"):
-        CAPTIONS["last"]

@@ -4,6 +4,7 @@ import ast
 import itertools
 import json
 import logging
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -79,7 +80,9 @@ def test_another_seed_gives_another_order_and_augmentation():
     assert (one["pair_ids"] != other["pair_ids"]).any()
     source = grey_source(1)
     crops = [
-        taken(batches(source, seed=s, transform=partial(TRANSFORMS["augment"], size=4)), 1)[0]["image"]
+        taken(batches(source, seed=s, transform=partial(TRANSFORMS["augment"], size=4)), 1)[0][
+            "image"
+        ]
         for s in (1, 2)
     ]
     assert (crops[0] != crops[1]).any()

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from vlrep_jax.rules import match_rules, near_names, path_of
+from vlrep_jax.rules import match_rules, path_of
 
 
 def flat(tree):
@@ -65,10 +65,3 @@ def test_a_broken_rule_is_named(rule, message):
 
 def test_defaults_may_match_nothing():
     assert match_rules([("bias", 1)], {"kernel": 0}, 0, require_match=False) == {"kernel": 0}
-
-
-def test_near_names_come_before_all_names():
-    assert near_names("sofmax", ["softmax", "sigmoid"]) == (
-        "did you mean softmax? Known: sigmoid, softmax."
-    )
-    assert near_names("x", ["softmax"]) == "Known: softmax."

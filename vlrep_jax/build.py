@@ -33,12 +33,12 @@ def find(table: Mapping[str, Callable], name: str, kind: str) -> Callable:
     return table[name]
 
 
-def check_options(entry: Callable, options: Iterable[str], label: str) -> None:
-    """Raises ValueError naming the first option that `entry` does not take."""
+def check_options(entry: Callable, options: Iterable[str], label: str, also=()) -> None:
+    """Raises ValueError naming the first option that neither `entry` takes nor `also` lists."""
     parameters = inspect.signature(entry).parameters.values()
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return
-    known = [p.name for p in parameters if p.name not in ("name", "parent", "self")]
+    known = {*(p.name for p in parameters), *also} - {"name", "parent", "self"}
     for option in options:
         if option not in known:
             raise ValueError(f"{label} has no option {option!r}: {near(option, known)}.")

@@ -87,4 +87,3 @@ class Checkpoints:
         if step not in self._manager.all_steps():
             known = ", ".join(map(str, self.steps())) or "none"
             raise FileNotFoundError(f"No checkpoint of step {step} in {self.directory}: {known}.")
-

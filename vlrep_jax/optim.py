@@ -5,6 +5,8 @@ multiply by the learning rate. Weight decay is decoupled from the moments and sc
 rate in all of them.
 """
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -100,7 +102,8 @@ def make_optimizer(
       ValueError: an unknown name or keyword, a rule that matches nothing, nothing left to train.
     """
     direction = find(OPTIMIZERS, name, "optimizer")
-    check_options(direction, keywords, f"optimizer {name!r}")
+    own = inspect.signature(make_optimizer).parameters.keys() - {"keywords"}
+    check_options(direction, keywords, f"optimizer {name!r}", also=own)
     if clip_norm is not None and not clip_norm > 0:
         raise ValueError(f"clip_norm={clip_norm} must be positive; None turns clipping off.")
     rules = NO_DECAY if decay is None else decay

@@ -141,4 +141,3 @@ def check_divides(batch_size: int, devices: int) -> None:
             f"batch_size={batch_size} must be a multiple of {devices} devices; "
             f"the nearest is {nearest}."
         )
-

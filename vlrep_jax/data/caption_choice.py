@@ -3,7 +3,6 @@
 Each is `(sample, rng) -> str`; the empty string counts as a bad sample.
 """
 
-
 _TEMPLATES = (
     "{}",
     "{} emoji",
