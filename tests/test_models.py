@@ -28,7 +28,6 @@ from tiny_models import (
     params_of,
     tower,
 )
-from wirings import quick_jit
 
 from vlrep_jax import models
 from vlrep_jax.models import ENCODERS, MODELS, PRESETS
@@ -132,7 +131,7 @@ def test_a_black_picture_and_an_empty_text_have_finite_gradients(name):
         out = create(name).apply({"params": params}, images, np.zeros((1, 6), np.int32))
         return out.image.sum() + out.text.sum()
 
-    gradients = quick_jit(jax.grad(total, argnums=(0, 1)))(params, np.zeros((1, 8, 8, 3)))
+    gradients = jax.jit(jax.grad(total, argnums=(0, 1)))(params, np.zeros((1, 8, 8, 3)))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
 
 
@@ -147,7 +146,7 @@ def test_normalizing_zero_gives_zero_with_a_finite_gradient():
 def initial(model, *names):
     """Values of single parameters before training; the others are never computed."""
     init = lambda: model.init(jax.random.key(0), IMAGES, TOKENS)["params"]  # noqa: E731
-    return quick_jit(lambda: [init()[name] for name in names])()
+    return jax.jit(lambda: [init()[name] for name in names])()
 
 
 def test_clip_begins_at_a_temperature_of_007_without_a_bias():

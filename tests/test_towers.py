@@ -20,7 +20,6 @@ from tiny_models import (
     params_of,
     tower,
 )
-from wirings import quick_jit
 
 from vlrep_jax.models import MODELS
 from vlrep_jax.models.transformer import ACTIVATIONS, Block, Transformer
@@ -42,7 +41,7 @@ def test_tokens_behind_the_end_of_text_change_nothing():
 def test_a_bidirectional_tower_pooled_at_the_last_position_sees_all_tokens():
     module = tower("text_transformer", causal=False, pool="last", projection_bias=True)
     params = drawn(module, TOKENS)
-    run = quick_jit(module.apply)
+    run = jax.jit(module.apply)
     found = run({"params": params}, TOKENS)
     for position in range(5):
         other = TOKENS.copy()
@@ -77,7 +76,7 @@ def test_a_scanned_stack_equals_its_layers_applied_by_hand():
     block = Block(2, 32, 3, "gelu", 1e-5, 0.0, jnp.float32)
     x = y = np.float32(np.random.default_rng(1).normal(size=(2, 5, 8)))
     params = drawn(stack, x)
-    run = quick_jit(lambda p, y: block.apply({"params": p}, y, None, True, False)[0])
+    run = jax.jit(lambda p, y: block.apply({"params": p}, y, None, True, False)[0])
     for i in range(3):
         y = run(jax.tree.map(lambda leaf: leaf[i], params["layers"]), y)  # noqa: B023, used at once
     found = apply(partial(stack.apply, causal=True), params, x)
@@ -111,7 +110,7 @@ def test_a_block_is_the_textbook_one():
     hidden = norm(z, params["ln_2"]) @ mlp["fc1"]["kernel"] + mlp["fc1"]["bias"]
     hidden = hidden / (1 + np.exp(-1.702 * hidden))
     expected = z + hidden @ mlp["fc2"]["kernel"] + mlp["fc2"]["bias"]
-    found = quick_jit(run)(jax.tree.map(np.float32, params), np.float32(x))
+    found = jax.jit(run)(jax.tree.map(np.float32, params), np.float32(x))
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)  # float32 against float64
 
 
@@ -123,7 +122,7 @@ def test_memory_and_speed_options_change_neither_value_nor_gradient():
             )
             return (out.image * out.text).sum() * out.scale
 
-        return quick_jit(jax.value_and_grad(total))(params_of("dual_encoder"))
+        return jax.jit(jax.value_and_grad(total))(params_of("dual_encoder"))
 
     plain = value_and_gradient()
     for changed in ({"remat": "full"}, {"unroll": 2}):
@@ -166,7 +165,7 @@ def test_dropout_draws_anew_in_every_layer():
     # Each layer adds only its last bias, doubled where it is kept: equal masks would never give 3.
     params["layers"]["mlp"]["fc2"]["bias"] += 1
     rngs = {"dropout": jax.random.key(1)}
-    out = quick_jit(lambda x: stack.apply({"params": params}, x, train=True, rngs=rngs))(x)
+    out = jax.jit(lambda x: stack.apply({"params": params}, x, train=True, rngs=rngs))(x)
     assert np.unique(out).tolist() == [1, 3, 5]
 
 
@@ -190,7 +189,7 @@ def test_every_pool_reads_every_patch(pool):
     module = tower("vit", pool=pool, patch_bias=True, pre_norm=False)
     params = drawn(module, IMAGES)
     assert ("class_embedding" in params) == (pool == "cls")
-    run = quick_jit(module.apply)
+    run = jax.jit(module.apply)
     found = run({"params": params}, IMAGES)
     for row, column in product((0, 4), (0, 4)):
         other = IMAGES.copy()
@@ -207,5 +206,5 @@ def test_activations_have_their_textbook_values():
     expected = {"gelu": x * cdf, "gelu_tanh": x * tanh, "quick_gelu": x * sigmoid}
     assert expected.keys() == ACTIVATIONS.keys()
     for name, values in expected.items():
-        found = quick_jit(ACTIVATIONS[name])(np.float32(x))
+        found = jax.jit(ACTIVATIONS[name])(np.float32(x))
         np.testing.assert_allclose(found, values, rtol=1e-5, atol=1e-6)

@@ -8,7 +8,6 @@ from functools import cache
 
 import jax
 import numpy as np
-from wirings import quick_jit
 
 from vlrep_jax import models
 from vlrep_jax.models import ENCODERS
@@ -50,7 +49,7 @@ def drawn(module, *args, seed=0):
 
 def apply(module, params, *args):
     """Applies a module, or a function of variables and arguments."""
-    return quick_jit(getattr(module, "apply", module))({"params": params}, *args)
+    return jax.jit(getattr(module, "apply", module))({"params": params}, *args)
 
 
 @cache
@@ -71,7 +70,7 @@ def compiled(model, train=False):
         rngs = {"dropout": jax.random.key(seed)}
         return model.apply({"params": params}, images, tokens, train=train, rngs=rngs)
 
-    return quick_jit(embed)
+    return jax.jit(embed)
 
 
 def embed(name, images=IMAGES, tokens=TOKENS, **changed):
