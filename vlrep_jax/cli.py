@@ -4,7 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
-USER_ERRORS = (ValueError, FileNotFoundError, NotADirectoryError, FileExistsError)
+# A wrong value, a file that is not there or not to be written, an extra that is not installed, a
+# learning rate that ends in NaN.
+USER_ERRORS = (ValueError, OSError, ModuleNotFoundError, FloatingPointError)
 USER_ERROR_CODE = 2
 STOPPED_CODE = 42  # told to stop, state saved: run the same command again
 
