@@ -1,5 +1,6 @@
 """The vision transformer (arXiv:2010.11929) with the variations of CLIP and SigLIP."""
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.initializers import normal, zeros
@@ -29,6 +30,14 @@ class PatchEmbedding(nn.Module):
         return x
 
 
+def keep_random(key, x, share):
+    """A random subset of each row's tokens, in their order: [b, n, w] -> [b, round(share n), w]."""
+    count = max(round(share * x.shape[1]), 1)
+    order = jnp.argsort(jax.random.uniform(key, x.shape[:2]), axis=1)
+    kept = jnp.sort(order[:, :count], axis=1)
+    return jnp.take_along_axis(x, kept[:, :, None], axis=1)
+
+
 class ViT(nn.Module):
     """Vision transformer: images float32[b, image_size, image_size, 3] -> features [b, embed_dim].
 
@@ -40,6 +49,8 @@ class ViT(nn.Module):
       pool: 'cls' (a class token, CLIP), 'map' (attention pooling, SigLIP) or 'mean'.
       pre_norm: a layer norm before the first layer (CLIP).
       patch_bias: a bias in the patch embedding (SigLIP).
+      patch_keep: share of the patches, drawn anew for each image, that training looks at (FLIP,
+        arXiv:2212.00794); evaluation sees all. 1.0 drops none.
 
     Raises:
       ValueError: images of another shape, an unknown pool.
@@ -55,6 +66,7 @@ class ViT(nn.Module):
     pool: str = "cls"
     pre_norm: bool = True
     patch_bias: bool = False
+    patch_keep: float = 1.0
     activation: str = "gelu"
     ln_eps: float = 1e-5
     dropout: float = 0.0
@@ -66,6 +78,8 @@ class ViT(nn.Module):
     def __call__(self, images, *, train=False):
         if self.pool not in ("cls", "map", "mean"):
             raise ValueError(f"pool={self.pool!r}; known: cls, map, mean.")
+        if not 0 < self.patch_keep <= 1:
+            raise ValueError(f"patch_keep={self.patch_keep} must be above 0 and at most 1.")
         if self.image_size % self.patch_size:
             raise ValueError(
                 f"image_size={self.image_size} must be a multiple of patch_size={self.patch_size}."
@@ -80,14 +94,18 @@ class ViT(nn.Module):
             self.patch_size, self.width, self.patch_bias, self.dtype, name="patch_embedding"
         )
         x = patch(images)
-        if self.pool == "cls":
-            token = self.param("class_embedding", normal(self.width**-0.5), (self.width,))
-            token = jnp.broadcast_to(token.astype(self.dtype), (x.shape[0], 1, self.width))
-            x = jnp.concatenate([token, x], axis=1)
+        std = self.width**-0.5
+        class_tokens = int(self.pool == "cls")
         positions = self.param(
-            "positional_embedding", normal(self.width**-0.5), (x.shape[1], self.width)
-        )
-        x = x + positions.astype(self.dtype)[None]
+            "positional_embedding", normal(std), (class_tokens + x.shape[1], self.width)
+        ).astype(self.dtype)[None]
+        x = x + positions[:, class_tokens:]
+        if train and self.patch_keep < 1:
+            x = keep_random(self.make_rng("dropout"), x, self.patch_keep)
+        if class_tokens:
+            token = self.param("class_embedding", normal(std), (self.width,)).astype(self.dtype)
+            token = token[None, None] + positions[:, :1]
+            x = jnp.concatenate([jnp.broadcast_to(token, (x.shape[0], 1, self.width)), x], axis=1)
         norm = {"epsilon": self.ln_eps, "dtype": self.dtype}
         if self.pre_norm:
             x = nn.LayerNorm(**norm, name="ln_pre")(x)
