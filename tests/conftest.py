@@ -1,10 +1,17 @@
-"""Eight CPU devices, strict rank promotion, and compiled programs kept between runs."""
+"""Eight CPU devices, quick compilation, strict rank promotion, and compiled programs kept."""
 
 import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+# Compiling is most of what tests cost; without optimization it takes a quarter of the time. Tests
+# that want a user's program ask for it (`wirings.whole`).
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_force_host_platform_device_count=8",
+        "--xla_backend_optimization_level=0",
+        "--xla_cpu_use_fusion_emitters=false",
+    ]
 )
 
 import jax

@@ -15,29 +15,28 @@ from jax.sharding import PartitionSpec as P
 from vlrep_jax.collectives import global_mean
 from vlrep_jax.parallel import BATCH_AXES, per_shard
 
-# Compiling is most of what these tests cost. Split, the programs are compiled without optimization,
-# in a third of the time; `whole` and `pmap`, which takes no options, as a user's would be.
-quick_jit = partial(
+# Split, the programs are compiled quickly (see conftest.py); `whole` as a user's would be.
+optimized_jit = partial(
     jax.jit,
-    compiler_options={"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False},
+    compiler_options={"xla_backend_optimization_level": 3, "xla_cpu_use_fusion_emitters": True},
 )
 
 
 def whole(objective, loss, shards):
     """No axis at all; the only number of shards is 1."""
     assert shards == 1
-    return jax.jit(jax.value_and_grad(partial(objective, loss), has_aux=True))
+    return optimized_jit(jax.value_and_grad(partial(objective, loss), has_aux=True))
 
 
 def island(objective, loss, shards):
     """The loss inside a jit on a mesh of two batch axes."""
     shape = (shards // 2, 2) if shards > 1 else (1, 1)
     loss = per_shard(loss, mesh(shape, BATCH_AXES), batched=2)
-    return quick_jit(jax.value_and_grad(partial(objective, loss), has_aux=True))
+    return jax.jit(jax.value_and_grad(partial(objective, loss), has_aux=True))
 
 
 def vmap(objective, loss, shards):
-    step = quick_jit(jax.vmap(_step(objective, loss), in_axes=(None, 0), axis_name="data"))
+    step = jax.jit(jax.vmap(_step(objective, loss), in_axes=(None, 0), axis_name="data"))
     return lambda params, batch: _same_on_all(step(params, _split(batch, shards)))
 
 
@@ -50,7 +49,7 @@ def shard_map(objective, loss, shards):
     """Checked: that the result is equal on every shard is proven at trace time."""
     over = mesh((shards,), ("data",))
     step = _step(objective, loss)
-    return quick_jit(jax.shard_map(step, mesh=over, in_specs=(P(), P("data")), out_specs=P()))
+    return jax.jit(jax.shard_map(step, mesh=over, in_specs=(P(), P("data")), out_specs=P()))
 
 
 def shard_map_unchecked(objective, loss, shards):
@@ -59,7 +58,7 @@ def shard_map_unchecked(objective, loss, shards):
 
     over = mesh((shards,), ("data",))
     specs = dict(in_specs=(P(), P("data")), out_specs=P("data"))
-    step = quick_jit(jax.shard_map(stacked, mesh=over, check_vma=False, **specs))
+    step = jax.jit(jax.shard_map(stacked, mesh=over, check_vma=False, **specs))
     return lambda params, batch: _same_on_all(step(params, batch))
 
 

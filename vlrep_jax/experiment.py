@@ -27,10 +27,10 @@ from vlrep_jax.parallel import (
     jit_step,
     make_mesh,
     per_shard,
+    pmap_state_sharding,
     pmap_step,
     put_batch,
     put_pmap_batch,
-    replicated,
     shardings,
 )
 from vlrep_jax.train import TrainState, init_state, make_train_step
@@ -149,8 +149,10 @@ def make_experiment(config: ConfigDict) -> Experiment:
     )
     init = partial(init_state, init_params, tx, config.seed, ema=config.ema_decay > 0)
     shapes = jax.eval_shape(init)
-    rules = [] if pmapped else [tuple(rule) for rule in config.parallel.rules]
-    layout = shardings(shapes, mesh, rules)
+    if pmapped:
+        layout = jax.tree.map(lambda _: pmap_state_sharding(), shapes)
+    else:
+        layout = shardings(shapes, mesh, [tuple(rule) for rule in config.parallel.rules])
     return Experiment(
         config=config,
         model=model,
@@ -158,7 +160,7 @@ def make_experiment(config: ConfigDict) -> Experiment:
         context_length=context_length,
         mesh=mesh,
         schedule=schedule,
-        init=jax.jit(init, out_shardings=replicated(mesh) if pmapped else layout),
+        init=jax.jit(init, out_shardings=layout),
         abstract_state=jax.tree.map(
             lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes, layout
         ),

@@ -68,7 +68,7 @@ def lamb(decay, *, b1=0.9, b2=0.999, eps=1e-6, mu_dtype=None):
 
 # How Muon sees a kernel as a matrix, counted from the end: stacked layers have an axis before it.
 _MATRICES = (
-    ("patch_embedding/kernel", None),  # an input layer, which Muon leaves to Adam
+    ("(patch_embedding|stem/conv_[0-9]+)/kernel", None),  # input layers, which it leaves to Adam
     ("attn/(query|key|value)/kernel", MuonDimensionNumbers(-3, (-2, -1))),
     ("attn/out/kernel", MuonDimensionNumbers((-3, -2), -1)),
     ("kernel", MuonDimensionNumbers(-2, -1)),

@@ -64,8 +64,9 @@ def make_train_step(
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = project(optax.apply_updates(state.params, updates))
         ema = None if state.ema is None else ema_update(state.ema, params, ema_decay)
-        metrics = {**metrics, "gradient_norm": optax.global_norm(grads)}
-        return TrainState(state.step + 1, params, opt_state, ema), metrics
+        # The loss is of the parameters before the update: that of a checkpoint's is not known yet.
+        norms = {"gradient_norm": optax.tree.norm(grads), "parameter_norm": optax.tree.norm(params)}
+        return TrainState(state.step + 1, params, opt_state, ema), {**metrics, **norms}
 
     return train_step
 
@@ -98,7 +99,7 @@ def fit(
       The last state.
 
     Raises:
-      FloatingPointError: the loss is not finite; nothing is saved from then on.
+      FloatingPointError: the loss, or what would be saved, is not finite; nothing is saved then.
     """
     step, waiting = int(state.step), None
     if step == 0:
@@ -125,10 +126,10 @@ def fit(
 
 
 def check_finite(step: int, metrics: dict[str, jax.Array]) -> None:
-    """Raises FloatingPointError where the loss or the gradient's norm is not a number."""
-    for name in ("loss", "gradient_norm"):
+    """Raises FloatingPointError where the loss, a gradient or a parameter is not a number."""
+    for name in ("loss", "gradient_norm", "parameter_norm"):
         if not jnp.isfinite(metrics[name]):
             raise FloatingPointError(
-                f"{name} is {float(metrics[name])} at step {step}. The newest checkpoint is from "
-                "before; lower schedule.peak, or set optimizer.clip_norm, and run again."
+                f"{name} is {float(metrics[name])} at step {step}, and that step is not saved. Train "
+                "in another --workdir with a lower config.schedule.peak, or with config.clip_norm."
             )

@@ -95,7 +95,7 @@ class SharedEncoder(nn.Module):
         check_tokens(tokens, self.context_length)
         x = self.token_embedding(tokens) + self.text_positions.astype(self.dtype)[None]
         # The first position is always a token, so a row is never all padding (softmax of nothing).
-        present = (tokens != 0).at[:, 0].set(True)
+        present = (tokens != 0) | (jnp.arange(self.context_length) == 0)[None]
         return self._encode(x, 1, present, train)
 
     def __call__(self, images, tokens, *, train=False):

@@ -1,0 +1,210 @@
+"""Inside a tower: what it sees, the stack of layers, patches, pools and activations."""
+
+import math
+from functools import partial
+from itertools import product
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_models import (
+    IMAGES,
+    TOKENS,
+    apply,
+    compiled,
+    count,
+    create,
+    drawn,
+    embed,
+    params_of,
+    tower,
+)
+
+from vlrep_jax.models import MODELS
+from vlrep_jax.models.transformer import ACTIVATIONS, Block, Transformer
+from vlrep_jax.models.vit import PatchEmbedding
+
+# What a text tower sees.
+
+
+def test_tokens_behind_the_end_of_text_change_nothing():
+    found = embed("dual_encoder").text
+    other = embed("dual_encoder", tokens=np.where(TOKENS == 0, 9, TOKENS)).text
+    np.testing.assert_array_equal(found, other)
+    before = TOKENS.copy()
+    before[:, 0] = 2
+    changed = embed("dual_encoder", tokens=before).text != found
+    assert changed.any(axis=1).all()
+
+
+def test_a_bidirectional_tower_pooled_at_the_last_position_sees_all_tokens():
+    module = tower("text_transformer", causal=False, pool="last", projection_bias=True)
+    params = drawn(module, TOKENS)
+    run = jax.jit(module.apply)
+    found = run({"params": params}, TOKENS)
+    for position in range(5):
+        other = TOKENS.copy()
+        other[:, position] = 2
+        assert (run({"params": params}, other) != found).any(axis=1).all(), position
+
+
+def test_the_shared_encoder_never_sees_padding():
+    params, run = params_of("shared_encoder"), compiled(create("shared_encoder"))
+    table = params["token_embedding"]["embedding"].copy()
+    table[0] = 7  # what a padding token would bring in
+    other = {**params, "token_embedding": {"embedding": table}}
+    found = run(params, IMAGES, TOKENS).text
+    np.testing.assert_array_equal(found, run(other, IMAGES, TOKENS).text)
+    longer = TOKENS.copy()
+    longer[0, 3] = 5
+    assert not np.allclose(run(params, IMAGES, longer).text[0], found[0])
+
+
+def test_the_shared_encoder_tells_modalities_apart():
+    params, run = params_of("shared_encoder"), compiled(create("shared_encoder"))
+    swapped = {**params, "modality_embedding": params["modality_embedding"][::-1]}
+    one, other = run(params, IMAGES, TOKENS), run(swapped, IMAGES, TOKENS)
+    assert not np.allclose(one.image, other.image) and not np.allclose(one.text, other.text)
+
+
+# The stack of layers.
+
+
+def test_a_scanned_stack_equals_its_layers_applied_by_hand():
+    stack = Transformer(depth=3, heads=2)
+    block = Block(2, 32, 3, "gelu", 1e-5, 0.0, jnp.float32)
+    x = y = np.float32(np.random.default_rng(1).normal(size=(2, 5, 8)))
+    params = drawn(stack, x)
+    run = jax.jit(lambda p, y: block.apply({"params": p}, y, None, True, False)[0])
+    for i in range(3):
+        y = run(jax.tree.map(lambda leaf: leaf[i], params["layers"]), y)  # noqa: B023, used at once
+    found = apply(partial(stack.apply, causal=True), params, x)
+    np.testing.assert_allclose(found, y, rtol=1e-5, atol=1e-5)  # fused differently
+
+
+def test_a_block_is_the_textbook_one():
+    """In NumPy float64, from its parameters."""
+    block = Block(2, 32, 1, "quick_gelu", 1e-5, 0.0, jnp.float32)
+    x = np.random.default_rng(1).normal(size=(4, 8))
+    run = lambda p, x: block.apply({"params": p}, x[None], None, False, False)[0][0]  # noqa: E731
+    shapes = jax.eval_shape(
+        lambda: block.init(jax.random.key(0), jnp.float32(x)[None], None, False, False)["params"]
+    )
+    rng = np.random.default_rng(2)
+    params = jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape), shapes)
+
+    def norm(x, p):
+        x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+        return x * p["scale"] + p["bias"]
+
+    attn, mlp = params["attn"], params["mlp"]
+    y = norm(x, params["ln_1"])
+    q, k, v = (
+        np.einsum("nw,whd->hnd", y, attn[n]["kernel"]) + attn[n]["bias"][:, None]
+        for n in ("query", "key", "value")
+    )
+    weights = np.exp(q @ k.transpose(0, 2, 1) / 2)  # heads of 4: sqrt(4) = 2
+    mixed = weights / weights.sum(-1, keepdims=True) @ v
+    z = x + np.einsum("hnd,hdw->nw", mixed, attn["out"]["kernel"]) + attn["out"]["bias"]
+    hidden = norm(z, params["ln_2"]) @ mlp["fc1"]["kernel"] + mlp["fc1"]["bias"]
+    hidden = hidden / (1 + np.exp(-1.702 * hidden))
+    expected = z + hidden @ mlp["fc2"]["kernel"] + mlp["fc2"]["bias"]
+    found = jax.jit(run)(jax.tree.map(np.float32, params), np.float32(x))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)  # float32 against float64
+
+
+def test_memory_and_speed_options_change_neither_value_nor_gradient():
+    def value_and_gradient(**changed):
+        def total(params):
+            out = create("dual_encoder", **changed).apply(
+                {"params": params}, IMAGES, TOKENS, train=True
+            )
+            return (out.image * out.text).sum() * out.scale
+
+        return jax.jit(jax.value_and_grad(total))(params_of("dual_encoder"))
+
+    plain = value_and_gradient()
+    for changed in ({"remat": "full"}, {"unroll": 2}):
+        other = value_and_gradient(**changed)
+        leaves = zip(jax.tree.leaves_with_path(plain), jax.tree.leaves(other), strict=True)
+        for (path, a), b in leaves:
+            # Fused differently: float32 rounding, relative to the leaf's largest entry. A bias of
+            # keys has no gradient but rounding: attention does not change with it.
+            atol = 1e-5 * max(np.abs(a).max(), 0.01)
+            np.testing.assert_allclose(a, b, rtol=0, atol=atol, err_msg=jax.tree_util.keystr(path))
+
+
+def test_full_remat_keeps_only_the_inputs_of_layers():
+    def kept(remat):
+        """Values that the forward pass hands to the backward pass."""
+        stack = Transformer(depth=3, heads=2, remat=remat)
+        params = drawn(stack, np.zeros((2, 5, 8), np.float32))
+        forward = lambda x: jax.vjp(lambda x: stack.apply({"params": params}, x), x)[1]  # noqa: E731
+        return sum(r.size for r in jax.tree.leaves(jax.eval_shape(forward, jnp.zeros((2, 5, 8)))))
+
+    weights = count(drawn(Transformer(depth=3, heads=2), np.zeros((2, 5, 8), np.float32)))
+    assert kept("full") <= weights + 3 * 2 * 5 * 8 < kept("none")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_dropout_acts_only_in_training_and_by_its_key(name):
+    still, plain = embed(name, dropout=0.5), embed(name)
+    run = compiled(create(name, dropout=0.5), train=True)
+    first, same, other = (run(params_of(name), IMAGES, TOKENS, seed) for seed in (0, 0, 1))
+    for side in (0, 1):
+        np.testing.assert_allclose(still[side], plain[side], rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(first[side], same[side])
+        assert not np.allclose(first[side], other[side])
+        assert not np.allclose(first[side], still[side])
+
+
+def test_dropout_draws_anew_in_every_layer():
+    stack, x = Transformer(depth=2, heads=2, dropout=0.5), np.ones((1, 40, 8), np.float32)
+    params = jax.tree.map(np.zeros_like, drawn(stack, x))
+    # Each layer adds only its last bias, doubled where it is kept: equal masks would never give 3.
+    params["layers"]["mlp"]["fc2"]["bias"] += 1
+    rngs = {"dropout": jax.random.key(1)}
+    out = jax.jit(lambda x: stack.apply({"params": params}, x, train=True, rngs=rngs))(x)
+    assert np.unique(out).tolist() == [1, 3, 5]
+
+
+# The image tower.
+
+
+def test_the_patch_embedding_is_a_strided_convolution():
+    module = PatchEmbedding(4, 5, True, jnp.float32)
+    params = drawn(module, IMAGES)
+    layout = ("NHWC", "HWIO", "NHWC")
+    expected = jax.lax.conv_general_dilated(
+        IMAGES, params["kernel"], (4, 4), "VALID", dimension_numbers=layout
+    )
+    found = apply(module, params, IMAGES) - params["bias"][None, None]
+    # Another order of 48 terms.
+    np.testing.assert_allclose(found, expected.reshape(3, 4, 5), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("pool", ["cls", "map", "mean"])
+def test_every_pool_reads_every_patch(pool):
+    module = tower("vit", pool=pool, patch_bias=True, pre_norm=False)
+    params = drawn(module, IMAGES)
+    assert ("class_embedding" in params) == (pool == "cls")
+    run = jax.jit(module.apply)
+    found = run({"params": params}, IMAGES)
+    for row, column in product((0, 4), (0, 4)):
+        other = IMAGES.copy()
+        other[:, row : row + 4, column : column + 4] += 1
+        changed = np.abs(run({"params": params}, other) - found).max(axis=1)
+        assert (changed > 1e-3).all(), (row, column)
+
+
+def test_activations_have_their_textbook_values():
+    x = np.linspace(-3, 3, 7)
+    cdf = np.array([0.5 * (1 + math.erf(v / math.sqrt(2))) for v in x])
+    tanh = 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    sigmoid = 1 / (1 + np.exp(-1.702 * x))
+    expected = {"gelu": x * cdf, "gelu_tanh": x * tanh, "quick_gelu": x * sigmoid}
+    assert expected.keys() == ACTIVATIONS.keys()
+    for name, values in expected.items():
+        found = jax.jit(ACTIVATIONS[name])(np.float32(x))
+        np.testing.assert_allclose(found, values, rtol=1e-5, atol=1e-6)
