@@ -158,25 +158,26 @@ class EmojiCaptions(Tfds):
         twemoji_repeats: how often an epoch shows each of Twemoji's pictures, OpenMoji's being once.
     """
 
+    LABELS = (
+        "aliases",
+        "artist",
+        "codepoints",
+        "concept",
+        "group",
+        "motif",
+        "skin_tone",
+        "subgroup",
+    )
+
     def __init__(self, data_dir, split, *, twemoji_repeats=1):
         from vlrep_jax.data import emoji_captions
 
-        labels = [
-            "aliases",
-            "concept",
-            "motif",
-            "skin_tone",
-            "group",
-            "subgroup",
-            "artist",
-            "codepoints",
-        ]
         super().__init__(
             emoji_captions.prepare(data_dir),
             split,
             captions="name",
             key="key",
-            labels={label: label for label in labels},
+            labels={label: label for label in self.LABELS},
         )
 
         self._repeats = twemoji_repeats

@@ -33,7 +33,7 @@ class PatchEmbedding(nn.Module):
 class ConvStem(nn.Module):
     """Stride-2 convolutions in place of patches (arXiv:2106.14881): what small data learns from.
 
-    [b, s, s, 3] -> [b, (s / patch_size)^2, w]; widths double up to w, one halving of the sides each.
+    [b, s, s, 3] -> [b, (s / patch_size)^2, w]; each halves the sides, and the widths double up to w.
     """
 
     patch_size: int
@@ -46,8 +46,8 @@ class ConvStem(nn.Module):
         halvings = self.patch_size.bit_length() - 1
         if self.patch_size != 1 << halvings or self.width % (1 << halvings - 1):
             raise ValueError(
-                f"stem='conv' needs a patch_size that is a power of two, not {self.patch_size}, and a "
-                f"width={self.width} that can be halved {halvings - 1} times."
+                f"stem='conv' needs a patch_size that is a power of two, not {self.patch_size}, "
+                f"and a width={self.width} that can be halved {halvings - 1} times."
             )
         x = images.astype(self.dtype)
         for i in range(halvings):
