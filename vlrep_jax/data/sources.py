@@ -179,7 +179,6 @@ class EmojiCaptions(Tfds):
             key="key",
             labels={label: label for label in self.LABELS},
         )
-
         self._repeats = twemoji_repeats
         self._record_of = np.arange(super().__len__())
         if twemoji_repeats != 1:

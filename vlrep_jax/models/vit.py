@@ -33,7 +33,7 @@ class PatchEmbedding(nn.Module):
 class ConvStem(nn.Module):
     """Stride-2 convolutions in place of patches (arXiv:2106.14881): what small data learns from.
 
-    [b, s, s, 3] -> [b, (s / patch_size)^2, w]; each halves the sides, and the widths double up to w.
+    [b, s, s, 3] -> [b, (s / patch_size)^2, w]; each halves the sides; the widths double up to w.
     """
 
     patch_size: int
