@@ -60,11 +60,10 @@ def get_config():
         "split": "train",
         "twemoji_repeats": 2,
     }
+    # No change of colour: it is what tells skin tones, hearts and flags apart.
     config.data.transform = {
         "name": "augment",
         "affine": {"degrees": 10.0, "scale": (0.85, 1.15), "shift": 0.08},
-        # No change of colour: it is what tells skin tones, hearts and flags apart.
-        "color": {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0},
     }
     config.data.caption = {"name": "emoji", "plain_share": 0.5}
     config.data.num_threads = 2
