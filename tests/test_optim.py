@@ -79,6 +79,7 @@ def first_step(name, weight_decay=0.1, **keywords):
 BY_HAND = {
     "adamw": W - 0.1 * (jnp.sign(G) + 0.1 * W),  # m / sqrt(v) of a first gradient is its sign
     "lion": W - 0.1 * (jnp.sign(G) + 0.1 * W),
+    "muon": W - 0.1 * (jnp.sign(G) + 0.1 * W),  # Adam's, for what is not a matrix
     "sgd": W - 0.1 * (G + 0.1 * W),
     # The direction u = sign(g) + 0.1 w = (1.1, 0.8) is rescaled to the weights' norm sqrt(5).
     "lamb": W - 0.1 * jnp.array([1.1, 0.8]) * math.sqrt(5 / (1.1**2 + 0.8**2)),
@@ -94,6 +95,42 @@ def test_every_optimizer_has_its_step_by_hand():
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_first_step(name):
     np.testing.assert_allclose(first_step(name), BY_HAND[name], rtol=1e-5)  # eps is in the steps
+
+
+def test_muon_steps_along_the_orthogonal_factor_of_each_matrix():
+    rng = np.random.default_rng(0)
+    shapes = {
+        "attn": {"query": {"kernel": (2, 6, 2, 3)}, "out": {"kernel": (2, 2, 3, 6)}},
+        "mlp": {"fc1": {"kernel": (2, 6, 12)}},
+        "patch_embedding": {"kernel": (2, 2, 3, 6)},
+        "token_embedding": {"embedding": (5, 6)},
+    }
+    grads = jax.tree.map(
+        lambda shape: jnp.asarray(rng.normal(size=shape), jnp.float32),
+        shapes,
+        is_leaf=lambda x: isinstance(x, tuple),
+    )
+    params = jax.tree.map(jnp.zeros_like, grads)
+    tx = make_optimizer("muon", schedule=1.0, params=params, adam_rate=0.5)
+    after = flat(one_step(tx, params, grads)[0])
+    matrix = {
+        "attn/query/kernel": (6, 6),
+        "attn/out/kernel": (6, 6),
+        "mlp/fc1/kernel": (6, 12),
+    }
+    for path, step in after.items():
+        gradient = flat(grads)[path]
+        if path in matrix:
+            for layer in range(2):
+                u, _, v = np.linalg.svd(gradient[layer].reshape(matrix[path]), full_matrices=False)
+                aim = 0.2 * math.sqrt(max(matrix[path])) * (u @ v)
+                found = -np.asarray(step[layer]).reshape(matrix[path])
+                # Newton-Schulz leaves singular values between about 0.7 and 1.2.
+                cosine = (aim * found).sum() / np.linalg.norm(aim) / np.linalg.norm(found)
+                assert cosine > 0.95
+                np.testing.assert_allclose(np.linalg.norm(found), np.linalg.norm(aim), rtol=0.3)
+        else:
+            np.testing.assert_allclose(step, -0.5 * np.sign(gradient), rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

@@ -319,7 +319,7 @@ def test_a_stopped_loop_saves_where_it_is():
 def test_a_loss_that_is_not_finite_ends_the_loop_when_it_is_next_looked_at(kind):
     events, message = fitted(nan_at=4, **{"log": 50, "save": 50} | {kind: 4})
     assert events == ["eval 0", "1", "2", "3"]
-    assert message.startswith("loss is nan at step 4; it is not saved.")
+    assert message.startswith("loss is nan at step 4, and that step is not saved.")
 
 
 def test_a_loop_stopped_at_a_loss_that_is_not_finite_saves_nothing():

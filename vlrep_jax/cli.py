@@ -4,12 +4,16 @@ import argparse
 import sys
 from pathlib import Path
 
-# A wrong value, a file that is not there or not to be written, an extra that is not installed, a
-# learning rate that ends in NaN.
+# What a wrong flag, file, value or environment raises; anything else is a fault of this library.
 USER_ERRORS = (ValueError, OSError, ModuleNotFoundError, FloatingPointError)
 USER_ERROR_CODE = 2
 STOPPED_CODE = 42  # told to stop, state saved: run the same command again
 
+REQUIRED = {
+    "train": ("--config", "--workdir"),
+    "eval": ("--workdir",),
+    "embed": ("--workdir", "--images or --texts", "--out"),
+}
 CONFIG_HELP = (
     "--config.KEY=VALUE changes one value of the recipe, for example --config.seed=1 or "
     "--config.schedule.peak=1e-3."
@@ -42,19 +46,16 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     train.usage = "vlrep train --config=FILE[:ARG] --workdir=DIR [--config.KEY=VALUE ...]"
     train.add_argument(
         "--config",
-        required=True,
         metavar="FILE[:ARG]",
         help="such as configs/quickstart.py",
     )
-    train.add_argument(
-        "--workdir", required=True, metavar="DIR", help="where checkpoints, metrics and report go"
-    )
+    train.add_argument("--workdir", metavar="DIR", help="where checkpoints, metrics and report go")
 
     evaluate = _command(
         commands, "eval", _eval, "Evaluate a checkpoint again; writes DIR/eval-STEP.json."
     )
     evaluate.usage = "vlrep eval --workdir=DIR [--step=N] [--config.KEY=VALUE ...]"
-    evaluate.add_argument("--workdir", required=True, metavar="DIR", help="of a training run")
+    evaluate.add_argument("--workdir", metavar="DIR", help="of a training run")
     evaluate.add_argument(
         "--step", type=int, metavar="N", help="checkpoint; the newest if not given"
     )
@@ -63,13 +64,13 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     embed.usage = (
         "vlrep embed --workdir=DIR (--images=GLOB | --texts=FILE) --out=FILE.npz [--step=N]"
     )
-    embed.add_argument("--workdir", required=True, metavar="DIR", help="of a training run")
+    embed.add_argument("--workdir", metavar="DIR", help="of a training run")
     embed.add_argument("--step", type=int, metavar="N", help="checkpoint; default: newest")
-    inputs = embed.add_mutually_exclusive_group(required=True)
+    inputs = embed.add_mutually_exclusive_group()
     inputs.add_argument("--images", metavar="GLOB", help="picture files, such as 'photos/*.png'")
     inputs.add_argument("--texts", metavar="FILE", help="UTF-8 file with one text a line")
     embed.add_argument(
-        "--out", required=True, metavar="FILE.npz", help="embeddings float32[n, d] and their inputs"
+        "--out", metavar="FILE.npz", help="embeddings float32[n, d] and their inputs"
     )
 
     args, rest = parser.parse_known_args(argv)
@@ -81,6 +82,10 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         flags = [f for a in args.parser._actions for f in a.option_strings] + ["--config.KEY=VALUE"]
         word = unknown[0].split("=")[0]
         args.parser.error(f"unknown argument {unknown[0]!r}; {near(word, flags)}")
+    # Only now, so that a misspelt flag is told as such and not as the absence of the right one.
+    for flag in REQUIRED[args.command]:
+        if not any(getattr(args, name.removeprefix("--")) for name in flag.split(" or ")):
+            args.parser.error(f"{flag} is required")
     return args, config_args
 
 
@@ -95,7 +100,7 @@ def _command(commands, name, run, summary):
         allow_abbrev=False,
     )
     parser.add_argument("--traceback", action="store_true", help="show where an error came from")
-    parser.set_defaults(run=run, parser=parser)
+    parser.set_defaults(run=run, parser=parser, command=name)
     return parser
 
 

@@ -6,10 +6,13 @@ rate in all of them.
 """
 
 import inspect
+import math
 
 import jax
 import jax.numpy as jnp
 import optax
+from optax import contrib
+from optax.contrib import MuonDimensionNumbers
 
 from vlrep_jax.build import check_options, find
 from vlrep_jax.rules import match_rules
@@ -63,6 +66,51 @@ def lamb(decay, *, b1=0.9, b2=0.999, eps=1e-6, mu_dtype=None):
     return optax.chain(adam, decay, optax.scale_by_trust_ratio())
 
 
+# How Muon sees a kernel as a matrix, counted from the end: stacked layers have an axis before it.
+_MATRICES = (
+    ("(patch_embedding|stem/conv_[0-9]+)/kernel", None),  # input layers, which it leaves to Adam
+    ("attn/(query|key|value)/kernel", MuonDimensionNumbers(-3, (-2, -1))),
+    ("attn/out/kernel", MuonDimensionNumbers((-3, -2), -1)),
+    ("kernel", MuonDimensionNumbers(-2, -1)),
+)
+_ADAM_RMS = 0.2  # of an AdamW update, as measured in Muon's paper
+
+
+def muon(decay, *, beta=0.95, b1=0.9, b2=0.999, eps=1e-8, adam_rate=1.0, mu_dtype=None):
+    """Muon (arXiv:2502.16982) for the kernels of layers and projections, Adam for the rest.
+
+    Updates of kernels are scaled to the size of Adam's, so that AdamW's learning rates carry over.
+    `adam_rate` is the rate of everything else relative to theirs.
+    """
+
+    def matrices(tree):
+        return match_rules(_MATRICES, tree, None, require_match=False)
+
+    def labels(tree):
+        is_matrix = [(regex, axes is not None) for regex, axes in _MATRICES]
+        found = match_rules(is_matrix, tree, False, require_match=False)
+        return jax.tree.map(lambda x, m: "muon" if m and x.ndim > 1 else "adam", tree, found)
+
+    orthogonal = optax.chain(
+        contrib.scale_by_muon(beta=beta, mu_dtype=mu_dtype, weight_dimension_numbers=matrices),
+        optax.stateless(
+            lambda updates, _: jax.tree.map(_to_adams_size, updates, matrices(updates))
+        ),
+    )
+    adam = optax.chain(optax.scale_by_adam(b1, b2, eps, mu_dtype=mu_dtype), optax.scale(adam_rate))
+    parts = {"muon": orthogonal, "adam": adam}
+    return optax.chain(optax.partition(parts, labels), decay)
+
+
+def _to_adams_size(update, axes):
+    """Scales an orthogonal matrix, whose entries shrink with its longer side, to one fixed RMS."""
+
+    def size(dims):
+        return math.prod(update.shape[dim] for dim in ([dims] if isinstance(dims, int) else dims))
+
+    return update * _ADAM_RMS * math.sqrt(max(size(axes.reduction_axis), size(axes.output_axis)))
+
+
 def sgd(decay, *, momentum=None, nesterov=False, mu_dtype=None):
     """Gradient descent, with heavy-ball or Nesterov momentum if given."""
     if momentum is None:
@@ -70,7 +118,14 @@ def sgd(decay, *, momentum=None, nesterov=False, mu_dtype=None):
     return optax.chain(optax.trace(momentum, nesterov, accumulator_dtype=mu_dtype), decay)
 
 
-OPTIMIZERS = {"adamw": adamw, "lion": lion, "adafactor": adafactor, "lamb": lamb, "sgd": sgd}
+OPTIMIZERS = {
+    "adamw": adamw,
+    "lion": lion,
+    "adafactor": adafactor,
+    "lamb": lamb,
+    "muon": muon,
+    "sgd": sgd,
+}
 
 
 def make_optimizer(

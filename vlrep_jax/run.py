@@ -1,6 +1,6 @@
 """What `vlrep train`, `eval` and `embed` do with a work directory.
 
-WORKDIR/config.json  tokenizer.json  checkpoints/  metrics.jsonl  tb/  report.html
+It holds config.json, tokenizer.json, checkpoints/, metrics.jsonl, tb/ and, at the end, report.html.
 """
 
 import signal
@@ -12,13 +12,14 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from vlrep_jax import metrics, report, workdirs
+from vlrep_jax import metrics, workdirs
 from vlrep_jax.build import plain
 from vlrep_jax.checkpoint import Checkpoints
 from vlrep_jax.data.pipeline import eval_batches
 from vlrep_jax.data.sources import Pictures
 from vlrep_jax.evaluation import flat_metrics
-from vlrep_jax.experiment import Experiment, check_vocabulary, make_experiment, make_tokenizer
+from vlrep_jax.experiment import check_vocabulary, make_experiment, make_tokenizer
+from vlrep_jax.report import RetrievalPanel, ZeroShotPanel, write_report
 from vlrep_jax.train import fit
 
 
@@ -32,103 +33,147 @@ def train(config: ConfigDict, workdir: Path) -> bool:
       ValueError: the config is wrong, or the directory holds a run of another one.
       FloatingPointError: the loss is not finite.
     """
-    clock = Clock()
-    is_writer = jax.process_index() == 0
     with stop_on_signal() as stopped:
-        workdirs.check_same_run(workdir, config)
-        experiment = make_experiment(config)
-        tokenizer = make_tokenizer(config, workdir / "tokenizer.json")
-        check_vocabulary(tokenizer, experiment.model)
-        batches = experiment.train_batches(tokenizer)
-        evaluations = experiment.evaluations()
-        if is_writer:
-            workdir.mkdir(parents=True, exist_ok=True)
-            workdirs.write_json(workdir / "config.json", plain(config))
-            tokenizer.save(workdir / "tokenizer.json")
-        checkpoints = Checkpoints(workdir, keep=config.keep_checkpoints)
-        counts = dict.fromkeys(("bad", "truncated"), 0)  # samples so far, over all sessions
-        if checkpoints.steps():
-            state, data_state = checkpoints.restore(
-                checkpoints.steps()[-1], experiment.abstract_state
-            )
-            batches.restore(data_state["batches"])
-            counts |= data_state["counts"]
-        else:
-            state = experiment.init()
-        start_step = int(state.step)
-        clock.lap("set-up")
-
-        encoder = experiment.encoder(tokenizer)
-        results = {}
-        with metrics.MetricsWriter(
-            workdir, start_step=start_step, is_writer=is_writer, total_steps=config.steps
-        ) as writer:
-            if start_step:
-                writer.say(f"Continuing from step {start_step} of {config.steps}.")
-
-            def device_batches():
-                while True:
-                    clock.lap("training")
-                    batch = next(batches)
-                    for name in counts:
-                        counts[name] += int(batch.pop(name).sum())
-                    clock.lap("waiting for data")
-                    yield experiment.put(batch)
-
-            def on_step(step, values):
-                nonlocal measured
-                if step == start_step + 1:
-                    jax.block_until_ready(values)
-                    clock.lap("first step, compiled")
-                    measured = Interval(step, clock)
-                writer.advance(step)
-                if values is None:
-                    return
-                values = {f"train/{name}": float(value) for name, value in values.items()}
-                clock.lap("training")
-                values["train/learning_rate"] = float(experiment.schedule(step - 1))
-                values |= measured.until(step, config.batch_size)
-                measured = Interval(step, clock)
-                values |= {f"data/{name}": count for name, count in counts.items()}
-                writer.write(step, values)
-
-            def save(step, state):
-                clock.lap("training")
-                data_state = {"batches": batches.state(), "counts": counts}
-                meta = {"config": plain(config), "versions": workdirs.versions()}
-                checkpoints.save(step, state, data_state, meta)
-                clock.lap("saving")
-
-            def evaluate(step, state):
-                clock.lap("training")
-                results.update(evaluations(encoder(_evaluated(state))))
-                writer.write(step, flat_metrics(results))
-                clock.lap("evaluating")
-
-            measured = Interval(start_step, clock)
+        session = Session(config, workdir)
+        with session.writer:
             state = fit(
-                state,
-                experiment.step,
-                device_batches(),
+                session.restored(),
+                session.experiment.step,
+                session.device_batches(),
                 steps=config.steps,
-                on_step=on_step,
-                save=save,
-                evaluate=evaluate,
+                on_step=session.on_step,
+                save=session.save,
+                evaluate=session.evaluate,
                 log_every=config.log_every,
                 eval_every=config.eval_every,
                 checkpoint_every=config.checkpoint_every,
                 should_stop=lambda: bool(stopped),
             )
-            batches.close()
-            checkpoints.close()
-            clock.lap("saving")
+            session.close()
             finished = int(state.step) >= config.steps
-            if finished and is_writer:
-                if not results:  # the run was complete already
-                    results.update(evaluations(encoder(_evaluated(state))))
-                write_report(workdir, config, experiment, evaluations, results, clock)
-                writer.say(f"Finished step {config.steps}. See {workdir / 'report.html'}")
+            if finished:
+                session.report(state)
     return finished
+
+
+class Session:
+    """One process's part in training a work directory: what `fit` calls, and where it writes."""
+
+    def __init__(self, config: ConfigDict, workdir: Path):
+        self.config, self.workdir, self.clock = config, workdir, Clock()
+        self.is_writer = jax.process_index() == 0
+        workdirs.check_same_run(workdir, config)
+        self.experiment = make_experiment(config)
+        self.clock.lap("set-up")
+        tokenizer = make_tokenizer(config, workdir / "tokenizer.json")
+        check_vocabulary(tokenizer, self.experiment.model)
+        self.batches = self.experiment.train_batches(tokenizer)
+        self.evaluations = self.experiment.evaluations()
+        self.clock.lap("preparing data")
+        if self.is_writer:
+            workdir.mkdir(parents=True, exist_ok=True)
+            workdirs.write_json(workdir / "config.json", plain(config))
+            tokenizer.save(workdir / "tokenizer.json")
+        self.encoder = self.experiment.encoder(tokenizer)
+        self.checkpoints = Checkpoints(workdir, keep=config.keep_checkpoints)
+        self.start_step = max(self.checkpoints.steps(), default=0)
+        self.counts = dict.fromkeys(("bad", "truncated"), 0)  # samples since step 0
+        self.results = {}  # of the newest evaluation
+        self.writer = metrics.MetricsWriter(
+            workdir,
+            start_step=self.start_step,
+            is_writer=self.is_writer,
+            total_steps=config.steps,
+        )
+
+    def restored(self):
+        """The state of the newest checkpoint, with the data at its place; or the initial state."""
+        if not self.start_step:
+            state = self.experiment.init()
+        else:
+            state, data = self.checkpoints.restore(self.start_step, self.experiment.abstract_state)
+            self.batches.restore(data["batches"])
+            self.counts |= data["counts"]
+            self.writer.say(f"Continuing from step {self.start_step} of {self.config.steps}.")
+        self.clock.lap("set-up")
+        self.interval = Interval(self.start_step, self.clock)
+        return state
+
+    def device_batches(self):
+        """Batches on the devices; what was bad or cut short in them is counted."""
+        while True:
+            self.clock.lap("training")
+            batch = next(self.batches)
+            for name in self.counts:
+                self.counts[name] += int(batch.pop(name).sum())
+            self.clock.lap("waiting for data")
+            yield self.experiment.put(batch)
+
+    def on_step(self, step, values):
+        """Shows progress, and writes metrics where there are any."""
+        if step == self.start_step + 1:
+            self.clock.lap("first step, compiled")
+            self.interval = Interval(step, self.clock)
+        self.writer.advance(step)
+        if values is None:
+            return
+        values = {f"train/{name}": float(value) for name, value in values.items()}
+        self.clock.lap("training")
+        values["train/learning_rate"] = float(self.experiment.schedule(step - 1))
+        values |= self.interval.until(step, self.config.batch_size)
+        self.interval = Interval(step, self.clock)
+        values |= {f"data/{name}": count for name, count in self.counts.items()}
+        self.writer.write(step, values)
+
+    def save(self, step, state):
+        """Begins to save a checkpoint."""
+        self.clock.lap("training")
+        data = {"batches": self.batches.state(), "counts": self.counts}
+        meta = {"config": plain(self.config), "versions": workdirs.versions()}
+        self.checkpoints.save(step, state, data, meta)
+        self.clock.lap("saving")
+
+    def evaluate(self, step, state):
+        """Runs all evaluations and writes their metrics."""
+        self.clock.lap("training")
+        self.results = self.evaluations(self.encoder(_evaluated(state)))
+        self.writer.write(step, flat_metrics(self.results))
+        self.clock.lap("evaluating")
+
+    def close(self):
+        """Stops the data threads and waits for the last checkpoint."""
+        self.batches.close()
+        self.checkpoints.close()
+        self.clock.lap("saving")
+
+    def report(self, state):
+        """Writes the report of the finished run."""
+        if not self.results:  # nothing was left to do in this session
+            self.results = self.evaluations(self.encoder(_evaluated(state)))
+        if not self.is_writer:
+            return
+        panel, class_sets = None, {}
+        for name, result in self.results.items():
+            if "text" in result.details and panel is None:
+                data = self.evaluations.data[name]
+                panel = RetrievalPanel.of(
+                    name, result.details, data.pictures(), data.captions, mesh=self.experiment.mesh
+                )
+            for class_set, details in result.details.get("sets", {}).items():
+                class_sets[class_set] = ZeroShotPanel(**details)
+        self.clock.lap("evaluating")
+        path = self.workdir / "report.html"
+        write_report(
+            path,
+            title=f"{self.workdir.name}: {self.config.steps:,} steps",
+            config=plain(self.config),
+            versions=workdirs.versions(),
+            history=metrics.read(self.workdir / metrics.FILE_NAME),
+            retrieval=panel,
+            zero_shot=class_sets,
+            timing=self.clock.seconds,
+        )
+        self.writer.say(f"Finished step {self.config.steps}. The report is {path}")
 
 
 def evaluate(workdir: Path, step: int | None, override) -> dict[str, float]:
@@ -221,30 +266,6 @@ def load(workdir: Path, step: int | None = None, override=lambda config: config)
     checkpoints.close()
     tokenizer = make_tokenizer(config, workdir / "tokenizer.json")
     return experiment, experiment.encoder(tokenizer)(_evaluated(state)), step
-
-
-def write_report(workdir, config, experiment: Experiment, evaluations, results, clock) -> None:
-    """WORKDIR/report.html of a finished run, from what its directory and last evaluation hold."""
-    panel, class_sets = None, {}
-    for name, result in results.items():
-        if "text" in result.details and panel is None:
-            data = evaluations.data[name]
-            panel = report.RetrievalPanel.of(
-                name, result.details, data.pictures(), data.captions, mesh=experiment.mesh
-            )
-        for class_set, details in result.details.get("sets", {}).items():
-            class_sets[class_set] = report.ZeroShotPanel(**details)
-    clock.lap("report")
-    report.write_report(
-        workdir / "report.html",
-        title=f"{workdir.name}: {config.steps:,} steps",
-        config=plain(config),
-        versions=workdirs.versions(),
-        history=metrics.read(workdir / metrics.FILE_NAME),
-        retrieval=panel,
-        zero_shot=class_sets,
-        timing=dict(clock.seconds),
-    )
 
 
 class Clock:

@@ -130,6 +130,6 @@ def check_finite(step: int, metrics: dict[str, jax.Array]) -> None:
     for name in ("loss", "gradient_norm", "parameter_norm"):
         if not jnp.isfinite(metrics[name]):
             raise FloatingPointError(
-                f"{name} is {float(metrics[name])} at step {step}; it is not saved. Train in "
-                "another --workdir with a lower config.schedule.peak, or with config.clip_norm."
+                f"{name} is {float(metrics[name])} at step {step}, and that step is not saved. "
+                "Train in another --workdir, with a lower config.schedule.peak or config.clip_norm."
             )

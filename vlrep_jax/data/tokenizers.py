@@ -201,6 +201,11 @@ class FileTokenizer(Tokenizer):
         self, path=None, *, pad_id, eos_id, bos_id=None, lower_case=False, tokenizer_json=None
     ):
         if tokenizer_json is None:
+            if not path:
+                raise ValueError(
+                    "The path of the tokenizer is empty; name a Hugging Face tokenizer.json, for "
+                    "example --config.tokenizer.path=FILE."
+                )
             tokenizer_json = Path(path).read_text(encoding="utf-8")
         try:
             model = hf.Tokenizer.from_str(tokenizer_json)

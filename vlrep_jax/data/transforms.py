@@ -200,7 +200,8 @@ def _center(image, rng, *, size):
 def _augment(image, rng, *, size, crop=(0.9, 1.0), affine=None, color=None, flip_share=0.0):
     image = random_resized_crop(image, size, rng, crop)
     image = random_affine(image, rng, **(affine or {}))
-    image = color_jitter(image, rng, **(color or {}))
+    if color is not None:
+        image = color_jitter(image, rng, **color)
     return flip(image) if rng.random() < flip_share else image
 
 

@@ -1,5 +1,6 @@
 """The vision transformer (arXiv:2010.11929) with the variations of CLIP and SigLIP."""
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.initializers import normal, zeros
@@ -29,6 +30,44 @@ class PatchEmbedding(nn.Module):
         return x
 
 
+class ConvStem(nn.Module):
+    """Stride-2 convolutions in place of patches (arXiv:2106.14881): what small data learns from.
+
+    [b, s, s, 3] -> [b, (s / patch_size)^2, w]; each halves the sides; the widths double up to w.
+    """
+
+    patch_size: int
+    width: int
+    ln_eps: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, images):
+        halvings = self.patch_size.bit_length() - 1
+        if self.patch_size != 1 << halvings or self.width % (1 << halvings - 1):
+            raise ValueError(
+                f"stem='conv' needs a patch_size that is a power of two, not {self.patch_size}, "
+                f"and a width={self.width} that can be halved {halvings - 1} times."
+            )
+        x = images.astype(self.dtype)
+        for i in range(halvings):
+            width = self.width >> (halvings - 1 - i)
+            x = nn.Conv(width, (3, 3), strides=2, dtype=self.dtype, name=f"conv_{i}")(x)
+            if i < halvings - 1:
+                # Layer norm where the paper has batch norm: no state, the same in evaluation.
+                x = nn.LayerNorm(epsilon=self.ln_eps, dtype=self.dtype, name=f"ln_{i}")(x)
+                x = jax.nn.relu(x)
+        return x.reshape(x.shape[0], -1, self.width)
+
+
+def keep_random(key, x, share):
+    """A random subset of each row's tokens, in their order: [b, n, w] -> [b, round(share n), w]."""
+    count = max(round(share * x.shape[1]), 1)
+    order = jnp.argsort(jax.random.uniform(key, x.shape[:2]), axis=1)
+    kept = jnp.sort(order[:, :count], axis=1)
+    return jnp.take_along_axis(x, kept[:, :, None], axis=1)
+
+
 class ViT(nn.Module):
     """Vision transformer: images float32[b, image_size, image_size, 3] -> features [b, embed_dim].
 
@@ -39,10 +78,13 @@ class ViT(nn.Module):
       embed_dim: width of the output, by a linear map without bias; None is the pooled width.
       pool: 'cls' (a class token, CLIP), 'map' (attention pooling, SigLIP) or 'mean'.
       pre_norm: a layer norm before the first layer (CLIP).
+      stem: 'patch', a linear map of each patch, or 'conv', see `ConvStem`.
       patch_bias: a bias in the patch embedding (SigLIP).
+      patch_keep: share of the patches, drawn anew for each image, that training looks at (FLIP,
+        arXiv:2212.00794); evaluation sees all. 1.0 drops none.
 
     Raises:
-      ValueError: images of another shape, an unknown pool.
+      ValueError: images of another shape, an unknown pool or stem.
     """
 
     image_size: int = 224
@@ -54,7 +96,9 @@ class ViT(nn.Module):
     embed_dim: int | None = None
     pool: str = "cls"
     pre_norm: bool = True
+    stem: str = "patch"
     patch_bias: bool = False
+    patch_keep: float = 1.0
     activation: str = "gelu"
     ln_eps: float = 1e-5
     dropout: float = 0.0
@@ -66,6 +110,10 @@ class ViT(nn.Module):
     def __call__(self, images, *, train=False):
         if self.pool not in ("cls", "map", "mean"):
             raise ValueError(f"pool={self.pool!r}; known: cls, map, mean.")
+        if self.stem not in ("patch", "conv"):
+            raise ValueError(f"stem={self.stem!r}; known: conv, patch.")
+        if not 0 < self.patch_keep <= 1:
+            raise ValueError(f"patch_keep={self.patch_keep} must be above 0 and at most 1.")
         if self.image_size % self.patch_size:
             raise ValueError(
                 f"image_size={self.image_size} must be a multiple of patch_size={self.patch_size}."
@@ -76,18 +124,25 @@ class ViT(nn.Module):
                 f"Images have shape {images.shape}; this tower expects (batch, "
                 f"{', '.join(map(str, expected))}). Resize them, or set image_size."
             )
-        patch = PatchEmbedding(
-            self.patch_size, self.width, self.patch_bias, self.dtype, name="patch_embedding"
-        )
-        x = patch(images)
-        if self.pool == "cls":
-            token = self.param("class_embedding", normal(self.width**-0.5), (self.width,))
-            token = jnp.broadcast_to(token.astype(self.dtype), (x.shape[0], 1, self.width))
-            x = jnp.concatenate([token, x], axis=1)
+        if self.stem == "conv":
+            stem = ConvStem(self.patch_size, self.width, self.ln_eps, self.dtype, name="stem")
+        else:
+            stem = PatchEmbedding(
+                self.patch_size, self.width, self.patch_bias, self.dtype, name="patch_embedding"
+            )
+        x = stem(images)
+        std = self.width**-0.5
+        class_tokens = int(self.pool == "cls")
         positions = self.param(
-            "positional_embedding", normal(self.width**-0.5), (x.shape[1], self.width)
-        )
-        x = x + positions.astype(self.dtype)[None]
+            "positional_embedding", normal(std), (class_tokens + x.shape[1], self.width)
+        ).astype(self.dtype)[None]
+        x = x + positions[:, class_tokens:]
+        if train and self.patch_keep < 1:
+            x = keep_random(self.make_rng("dropout"), x, self.patch_keep)
+        if class_tokens:
+            token = self.param("class_embedding", normal(std), (self.width,)).astype(self.dtype)
+            token = token[None, None] + positions[:, :1]
+            x = jnp.concatenate([jnp.broadcast_to(token, (x.shape[0], 1, self.width)), x], axis=1)
         norm = {"epsilon": self.ln_eps, "dtype": self.dtype}
         if self.pre_norm:
             x = nn.LayerNorm(**norm, name="ln_pre")(x)

@@ -1,0 +1,33 @@
+"""What the README says runs: its Python block, and the commands and files it names."""
+
+import re
+from pathlib import Path
+
+import jax
+import numpy as np
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_python_example_runs():
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    names = {}
+    exec(code, names)
+    # Eight pairs of one picture and one text: every logit is the same.
+    np.testing.assert_allclose(names["value"], np.log(8), rtol=1e-5)
+    assert names["values"].shape == (jax.local_device_count(),)
+    np.testing.assert_allclose(names["values"], names["value"], rtol=1e-6)
+    assert names["gradient"].shape == names["image"].shape
+
+
+def test_every_file_that_is_named_exists():
+    for name in re.findall(r"`((?:configs|docs|vlrep_jax|tests)/[\w/.]*)`", README):
+        assert (ROOT / name).exists(), name
+    for name in re.findall(r"\]\((docs/[\w.]+)\)", README):
+        assert (ROOT / name).exists(), name
+
+
+def test_every_recipe_is_in_the_table():
+    for path in (ROOT / "configs").glob("*.py"):
+        assert f"`configs/{path.name}`" in README
