@@ -152,12 +152,8 @@ def test_stopping_and_continuing_changes_no_bit(
 def test_randomness_matters_so_that_equal_bits_mean_something(uninterrupted, tmp_path):
     losses = [row["train/loss"] for row in rows(uninterrupted("jit"))]
     assert len(set(losses)) == STEPS
-    for name, changed in {
-        "seed": {"seed": 1},
-        "dropout": {"model.image.dropout": 0.0, "model.text.dropout": 0.0},
-    }.items():
-        assert train(tmp_path / name, steps=1, **{"schedule.warmup_steps": 0} | changed)
-        assert rows(tmp_path / name)[0]["train/loss"] != losses[0]
+    assert train(tmp_path, **{"model.image.dropout": 0.0, "model.text.dropout": 0.0})
+    assert rows(tmp_path)[0]["train/loss"] != losses[0]
 
 
 def test_a_run_continues_under_another_wiring(uninterrupted, tmp_path, monkeypatch):
@@ -214,13 +210,12 @@ def test_a_finished_run_runs_again_without_harm(uninterrupted, tmp_path, capfd):
 
 
 def test_the_logit_scale_stays_at_100_or_less(tmp_path):
-    assert train(tmp_path, checkpoint_every=1, **{"model.scale_init": 120.0})
-    scales = [
-        saved(tmp_path, step, **{"model.scale_init": 120.0})[0].params["logit_scale"]
-        for step in range(1, STEPS + 1)
-    ]
-    assert scales[0] == np.float32(math.log(100))  # clamped to the bit
-    assert max(scales) <= np.float32(math.log(100))
+    changed = {"model.scale_init": 120.0}
+    assert train(tmp_path, **changed)
+    first, *others = (row["train/logit_scale"] for row in rows(tmp_path))  # before each update
+    np.testing.assert_allclose(first, 120, rtol=1e-6)
+    assert max(others) <= 100 * (1 + 1e-6)  # the rounding of exp
+    assert saved(tmp_path, STEPS, **changed)[0].params["logit_scale"] <= np.float32(math.log(100))
 
 
 def test_a_frozen_tower_keeps_its_bits_while_the_other_learns(tmp_path):
