@@ -1,6 +1,7 @@
 """What `vlrep train`, `eval` and `embed` do with a work directory.
 
-It holds config.json, tokenizer.json, checkpoints/, metrics.jsonl, tb/ and, at the end, report.html.
+It holds config.json, tokenizer.json, checkpoints/, metrics.jsonl, tb/ and, at the end,
+report.html and retrievals.png.
 """
 
 import signal
@@ -19,7 +20,7 @@ from vlrep_jax.data.pipeline import eval_batches
 from vlrep_jax.data.sources import Pictures
 from vlrep_jax.evaluation import flat_metrics
 from vlrep_jax.experiment import check_vocabulary, make_experiment, make_tokenizer
-from vlrep_jax.report import RetrievalPanel, ZeroShotPanel, write_report
+from vlrep_jax.report import RetrievalPanel, ZeroShotPanel, contact_sheet, write_report
 from vlrep_jax.train import fit
 
 
@@ -162,6 +163,8 @@ class Session:
             for class_set, details in result.details.get("sets", {}).items():
                 class_sets[class_set] = ZeroShotPanel(**details)
         self.clock.lap("evaluating")
+        if panel is not None:
+            contact_sheet(self.workdir / "retrievals.png", panel)
         path = self.workdir / "report.html"
         write_report(
             path,

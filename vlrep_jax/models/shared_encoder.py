@@ -6,11 +6,11 @@ from flax.linen.initializers import normal
 
 from vlrep_jax.models.dual_encoder import Embeddings, learned_scale
 from vlrep_jax.models.text import check_tokens
-from vlrep_jax.models.transformer import Transformer, l2_normalize, projection
+from vlrep_jax.models.transformer import Tower, l2_normalize, projection
 from vlrep_jax.models.vit import PatchEmbedding
 
 
-class SharedEncoder(nn.Module):
+class SharedEncoder(Tower):
     """One bidirectional transformer over patches or tokens, told apart by a modality embedding.
 
     Only the first layer (patches, tokens, their positions) is a modality's own. Features are the
@@ -19,8 +19,7 @@ class SharedEncoder(nn.Module):
 
     Attributes:
       image_size, patch_size: pixels. vocab_size, context_length: of the text.
-      width, depth, heads, mlp_dim, activation, ln_eps, dropout, remat, unroll, dtype: see
-        `Transformer`.
+      width, depth, heads and so on: see `Tower`.
       embed_dim: width of the embeddings.
       scale_init: start of the learned scale.
     """
@@ -29,18 +28,8 @@ class SharedEncoder(nn.Module):
     patch_size: int = 16
     vocab_size: int = 49_408
     context_length: int = 77
-    width: int = 768
-    depth: int = 12
-    heads: int = 12
-    mlp_dim: int | None = None
     embed_dim: int = 512
     scale_init: float = 1 / 0.07
-    activation: str = "gelu"
-    ln_eps: float = 1e-5
-    dropout: float = 0.0
-    remat: str = "none"
-    unroll: int = 1
-    dtype: jnp.dtype = jnp.float32
 
     def setup(self):
         if self.image_size % self.patch_size:
@@ -58,17 +47,7 @@ class SharedEncoder(nn.Module):
             "text_positions", position, (self.context_length, self.width)
         )
         self.modality_embedding = self.param("modality_embedding", position, (2, self.width))
-        self.transformer = Transformer(
-            depth=self.depth,
-            heads=self.heads,
-            mlp_dim=self.mlp_dim,
-            activation=self.activation,
-            ln_eps=self.ln_eps,
-            dropout=self.dropout,
-            remat=self.remat,
-            unroll=self.unroll,
-            dtype=self.dtype,
-        )
+        self.transformer = self.layers(name=None)
         self.ln_final = nn.LayerNorm(epsilon=self.ln_eps, dtype=self.dtype)
         self.projection = projection(self.embed_dim, dtype=self.dtype, width=self.width, name=None)
         self.scale = learned_scale(self, self.scale_init)

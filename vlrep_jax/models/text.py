@@ -4,16 +4,15 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.initializers import normal
 
-from vlrep_jax.models.transformer import Transformer, projection
+from vlrep_jax.models.transformer import Tower, projection
 
 
-class TextTransformer(nn.Module):
+class TextTransformer(Tower):
     """Text transformer: token ids int32[b, context_length] -> features [b, embed_dim].
 
     Attributes:
       vocab_size, context_length: number of token ids, and of positions.
-      width, depth, heads, mlp_dim, activation, ln_eps, dropout, remat, unroll, dtype: see
-        `Transformer`.
+      width, depth, heads and so on: see `Tower`.
       embed_dim: width of the output, by a linear map; None is the pooled width, unmapped.
       projection_bias: a bias in that map (SigLIP).
       causal: each position sees only earlier ones (CLIP).
@@ -28,19 +27,11 @@ class TextTransformer(nn.Module):
     vocab_size: int = 49_408
     context_length: int = 77
     width: int = 512
-    depth: int = 12
     heads: int = 8
-    mlp_dim: int | None = None
     embed_dim: int | None = None
     projection_bias: bool = False
     causal: bool = True
     pool: str = "eot"
-    activation: str = "gelu"
-    ln_eps: float = 1e-5
-    dropout: float = 0.0
-    remat: str = "none"
-    unroll: int = 1
-    dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, tokens, *, train=False):
@@ -58,18 +49,7 @@ class TextTransformer(nn.Module):
             "positional_embedding", normal(0.01), (self.context_length, self.width)
         )
         x = embed(tokens) + positions.astype(self.dtype)[None]
-        x = Transformer(
-            depth=self.depth,
-            heads=self.heads,
-            mlp_dim=self.mlp_dim,
-            activation=self.activation,
-            ln_eps=self.ln_eps,
-            dropout=self.dropout,
-            remat=self.remat,
-            unroll=self.unroll,
-            dtype=self.dtype,
-            name="transformer",
-        )(x, causal=self.causal, train=train)
+        x = self.layers()(x, causal=self.causal, train=train)
         if self.pool == "eot":
             x = jnp.take_along_axis(x, tokens.argmax(axis=1)[:, None, None], axis=1)[:, 0]
         else:

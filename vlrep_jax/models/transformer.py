@@ -169,11 +169,46 @@ class Transformer(nn.Module):
         return layers(x.astype(self.dtype), mask, causal, train)[0]
 
 
+class Tower(nn.Module):
+    """What all towers have: a width, and `Transformer`'s attributes for the layers they make.
+
+    Attributes:
+      width: of the tokens.
+      the others: see `Transformer`.
+    """
+
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    mlp_dim: int | None = None
+    activation: str = "gelu"
+    ln_eps: float = 1e-5
+    dropout: float = 0.0
+    remat: str = "none"
+    unroll: int = 1
+    dtype: jnp.dtype = jnp.float32
+
+    def layers(self, name: str | None = "transformer"):
+        """The stack of layers; `name` is None in a module's `setup`, which names it itself."""
+        return Transformer(
+            depth=self.depth,
+            heads=self.heads,
+            mlp_dim=self.mlp_dim,
+            activation=self.activation,
+            ln_eps=self.ln_eps,
+            dropout=self.dropout,
+            remat=self.remat,
+            unroll=self.unroll,
+            dtype=self.dtype,
+            name=name,
+        )
+
+
 class AttentionPool(nn.Module):
     """MAP head (arXiv:2106.04560): a learned query attends over all tokens. [b, n, w] -> [b, w]."""
 
     heads: int
-    mlp_dim: int
+    mlp_dim: int | None
     activation: str
     ln_eps: float
     dtype: jnp.dtype = jnp.float32
@@ -181,12 +216,12 @@ class AttentionPool(nn.Module):
     @nn.compact
     def __call__(self, x):
         width = x.shape[-1]
-        std = width**-0.5
+        std, hidden = width**-0.5, self.mlp_dim or 4 * width
         probe = self.param("probe", normal(std), (1, 1, width))
         probe = jnp.broadcast_to(probe.astype(self.dtype), (x.shape[0], 1, width))
         y = Attention(self.heads, (std, std), self.dtype, name="attn")(probe, x)
         z = nn.LayerNorm(epsilon=self.ln_eps, dtype=self.dtype, name="ln")(y)
-        mlp = Mlp(self.mlp_dim, self.activation, ((2 * width) ** -0.5, std), self.dtype, name="mlp")
+        mlp = Mlp(hidden, self.activation, ((2 * width) ** -0.5, std), self.dtype, name="mlp")
         return (y + mlp(z))[:, 0]
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.initializers import normal, zeros
 
-from vlrep_jax.models.transformer import AttentionPool, Transformer, projection
+from vlrep_jax.models.transformer import AttentionPool, Tower, projection
 
 
 class PatchEmbedding(nn.Module):
@@ -68,13 +68,12 @@ def keep_random(key, x, share):
     return jnp.take_along_axis(x, kept[:, :, None], axis=1)
 
 
-class ViT(nn.Module):
+class ViT(Tower):
     """Vision transformer: images float32[b, image_size, image_size, 3] -> features [b, embed_dim].
 
     Attributes:
       image_size, patch_size: pixels; the first must be a multiple of the second.
-      width, depth, heads, mlp_dim, activation, ln_eps, dropout, remat, unroll, dtype: see
-        `Transformer`.
+      width, depth, heads and so on: see `Tower`.
       embed_dim: width of the output, by a linear map without bias; None is the pooled width.
       pool: 'cls' (a class token, CLIP), 'map' (attention pooling, SigLIP) or 'mean'.
       pre_norm: a layer norm before the first layer (CLIP).
@@ -89,22 +88,12 @@ class ViT(nn.Module):
 
     image_size: int = 224
     patch_size: int = 16
-    width: int = 768
-    depth: int = 12
-    heads: int = 12
-    mlp_dim: int | None = None
     embed_dim: int | None = None
     pool: str = "cls"
     pre_norm: bool = True
     stem: str = "patch"
     patch_bias: bool = False
     patch_keep: float = 1.0
-    activation: str = "gelu"
-    ln_eps: float = 1e-5
-    dropout: float = 0.0
-    remat: str = "none"
-    unroll: int = 1
-    dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, images, *, train=False):
@@ -146,19 +135,7 @@ class ViT(nn.Module):
         norm = {"epsilon": self.ln_eps, "dtype": self.dtype}
         if self.pre_norm:
             x = nn.LayerNorm(**norm, name="ln_pre")(x)
-        mlp_dim = self.mlp_dim or 4 * self.width
-        x = Transformer(
-            depth=self.depth,
-            heads=self.heads,
-            mlp_dim=mlp_dim,
-            activation=self.activation,
-            ln_eps=self.ln_eps,
-            dropout=self.dropout,
-            remat=self.remat,
-            unroll=self.unroll,
-            dtype=self.dtype,
-            name="transformer",
-        )(x, train=train)
+        x = self.layers()(x, train=train)
         if self.pool == "cls":
             x = x[:, 0]
         x = nn.LayerNorm(**norm, name="ln_post")(x)
@@ -166,7 +143,7 @@ class ViT(nn.Module):
             x = x.mean(axis=1)
         elif self.pool == "map":
             head = AttentionPool(
-                self.heads, mlp_dim, self.activation, self.ln_eps, self.dtype, name="pool"
+                self.heads, self.mlp_dim, self.activation, self.ln_eps, self.dtype, name="pool"
             )
             x = head(x)
         if self.embed_dim is not None:
