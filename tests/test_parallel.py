@@ -86,7 +86,7 @@ def pieces(loss):
     init_params = lambda key: model.init(key, *example)["params"]  # noqa: E731
     params = jax.eval_shape(init_params, jax.random.key(0))
     schedule = optim.cosine(3e-3, config.steps, warmup_steps=2)
-    tx = optim.make_optimizer("adamw", schedule=schedule, params=params, weight_decay=0.1, eps=1e-6)
+    tx = optim.make_optimizer("adamw", schedule=schedule, params=params, weight_decay=0.1, eps=1e-3)
     normalize = normalizer(config.image.mean, config.image.std)
     return model, normalize, tx, partial(init_state, init_params, tx, config.seed, ema=False)
 
@@ -108,11 +108,8 @@ def test_five_steps_are_the_same_on_one_device_and_on_eight(loss, wiring):
     leaves = zip(jax.tree.leaves_with_path(state.params), jax.tree.leaves(last.params), strict=True)
     for (path, found), wanted in leaves:
         name = jax.tree_util.keystr(path)
-        # Attention does not change with a bias of its keys: its gradient is rounding noise, which
-        # Adam divides by its own size and eps = 1e-6. Elsewhere the sum of five steps of up to
-        # 3e-3 carries the relative error of gradients, 1e-5 where they nearly cancel.
-        atol = 1e-3 if name.endswith("['key']['bias']") else 1e-6
-        np.testing.assert_allclose(found, wanted, rtol=0, atol=atol, err_msg=name)
+        # Rounding of gradients up to 1, divided by Adam's eps of 1e-3, in five steps of up to 3e-3.
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=2e-6, err_msg=name)
 
 
 def test_the_losses_differ_so_that_equal_ones_mean_something():

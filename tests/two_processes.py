@@ -32,8 +32,9 @@ def small_config(**changed):
     from tiny_recipe import config
 
     still = {"model.image.dropout": 0.0, "model.text.dropout": 0.0, "ema_decay": 0.0}
-    # Adam divides rounding noise by noise where there is no gradient, unless eps is above it.
-    return config(**still | {"optimizer.eps": 1e-6} | changed)
+    # Where there is hardly a gradient Adam would divide rounding noise by its own size; eps stands
+    # above it.
+    return config(**still | {"optimizer.eps": 1e-3} | changed)
 
 
 def main(process, port, out):
