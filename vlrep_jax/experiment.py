@@ -71,7 +71,7 @@ class Experiment:
         kind = self.mesh.devices.flat[0].device_kind
         return (
             f"{size:,} parameters, {self.mesh.size} x {kind} ({self.config.parallel.wiring}), "
-            f"batch {self.config.batch_size:,}, {self.config.steps:,} steps. The first step compiles."
+            f"batch {self.config.batch_size:,}, {self.config.steps:,} steps. First it compiles."
         )
 
     def encoder(self, tokenizer: Tokenizer) -> Callable[..., Encoder]:
