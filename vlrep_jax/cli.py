@@ -1,6 +1,8 @@
 """The command `vlrep`: flags in, one call out; a user's mistake is one line and exit code 2."""
 
 import argparse
+import inspect
+import runpy
 import sys
 from pathlib import Path
 
@@ -156,19 +158,22 @@ def load_config(path: str, overrides: list[str]):
       overrides: words such as '--config.schedule.peak=1e-3'.
 
     Raises:
-      ValueError: no such key (the near ones are listed), or a value of another type.
+      ValueError: no such key (the near ones are listed), a value of another type, or an argument
+        that the recipe does not take.
       FileNotFoundError: no such file.
     """
-    file = path.split(":")[0]
+    file, *arg = path.split(":", 1)
     if not Path(file).is_file():
         raise FileNotFoundError(f"--config={path}: there is no file {file!r}.")
-    from absl import flags
-    from ml_collections import config_flags
-
-    values, words = flags.FlagValues(), [f"--config={path}"]
-    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=words)
-    values(["vlrep", *words])
-    return override_config(values["config"].value, overrides)
+    get_config = runpy.run_path(file).get("get_config")
+    if get_config is None:
+        raise ValueError(f"--config={path}: {file} has no function get_config.")
+    try:
+        inspect.signature(get_config).bind(*arg)
+    except TypeError:
+        takes = "takes no argument" if arg else "needs an argument"
+        raise ValueError(f"--config={path}: {file} {takes}, --config=FILE:ARG.") from None
+    return override_config(get_config(*arg), overrides)
 
 
 def override_config(config, overrides: list[str]):

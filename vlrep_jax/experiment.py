@@ -125,7 +125,7 @@ def make_experiment(config: ConfigDict) -> Experiment:
       ValueError: a key or name that nothing knows, or values that do not fit together.
     """
     check_keys(config)
-    model = models.create(**plain(config.model))
+    model = models.create(**{"name": None, **plain(config.model)})
     image_size, context_length = models.input_sizes(model)
     mesh = make_mesh(config.parallel.data, config.parallel.fsdp)
     pmapped = config.parallel.wiring == "pmap"

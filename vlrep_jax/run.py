@@ -6,7 +6,7 @@ report.html and retrievals.png.
 
 import signal
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import jax
@@ -37,20 +37,20 @@ def train(config: ConfigDict, workdir: Path) -> bool:
     with stop_on_signal() as stopped:
         session = Session(config, workdir)
         with session.writer:
-            state = fit(
-                session.restored(),
-                session.experiment.step,
-                session.device_batches(),
-                steps=config.steps,
-                on_step=session.on_step,
-                save=session.save,
-                evaluate=session.evaluate,
-                log_every=config.log_every,
-                eval_every=config.eval_every,
-                checkpoint_every=config.checkpoint_every,
-                should_stop=lambda: bool(stopped),
-            )
-            session.close()
+            with closing(session):  # after an error too: a checkpoint may be on its way
+                state = fit(
+                    session.restored(),
+                    session.experiment.step,
+                    session.device_batches(),
+                    steps=config.steps,
+                    on_step=session.on_step,
+                    save=session.save,
+                    evaluate=session.evaluate,
+                    log_every=config.log_every,
+                    eval_every=config.eval_every,
+                    checkpoint_every=config.checkpoint_every,
+                    should_stop=lambda: bool(stopped),
+                )
             finished = int(state.step) >= config.steps
             if finished:
                 session.report(state)

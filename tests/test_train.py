@@ -1,0 +1,322 @@
+"""The loop and the state: stopping anywhere and continuing changes not one bit of a run.
+
+Runs go through `run.train` with dropout, augmentation and a moving average on. What a config
+describes is built once for all tests that train it.
+"""
+
+import dataclasses
+import functools
+import json
+import math
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_recipe import Squares, config
+
+from vlrep_jax import metrics, run
+from vlrep_jax.build import plain
+from vlrep_jax.checkpoint import Checkpoints
+from vlrep_jax.data.sources import SOURCES
+from vlrep_jax.experiment import make_experiment
+from vlrep_jax.parallel import make_mesh, shardings
+from vlrep_jax.train import TrainState, fit
+
+STEPS = 6
+WIRINGS = {
+    "jit": {},
+    "fsdp": {"parallel.data": 4, "parallel.fsdp": 2},
+    "pmap": {"parallel.wiring": "pmap"},
+}
+
+
+@functools.cache
+def built(text):
+    return make_experiment(config(**json.loads(text)))
+
+
+@pytest.fixture(autouse=True)
+def tiny_runs(monkeypatch):
+    """`Squares` is a source, and equal configs share their compiled programs."""
+    monkeypatch.setitem(SOURCES, "squares", Squares)
+    monkeypatch.setattr(run, "make_experiment", shared)
+
+
+def shared(wanted):
+    """The experiment of a config, but for how often it logs, saves and evaluates."""
+    default = _flat(plain(config()))
+    changed = {k: v for k, v in _flat(plain(wanted)).items() if default.get(k, ...) != v}
+    often = ("log_every", "eval_every", "checkpoint_every", "keep_checkpoints")
+    made = built(json.dumps({k: v for k, v in changed.items() if k not in often}, sort_keys=True))
+    return dataclasses.replace(made, config=wanted)
+
+
+def _flat(section, prefix=""):
+    flat = {}
+    for key, value in section.items():
+        deeper = isinstance(value, dict) and value
+        flat |= _flat(value, f"{prefix}{key}.") if deeper else {f"{prefix}{key}": value}
+    return flat
+
+
+def train(workdir, *, stop=None, monkeypatch=None, **changed):
+    """Trains the tiny recipe; SIGTERM comes during step `stop` of the session."""
+    if stop is None:
+        return run.train(config(**changed), workdir)
+    with monkeypatch.context() as patched:
+
+        def stopping(wanted):
+            made, calls = shared(wanted), []
+
+            def put(batch):
+                calls.append(batch)
+                if len(calls) == stop:
+                    signal.raise_signal(signal.SIGTERM)
+                return made.put(batch)
+
+            return dataclasses.replace(made, put=put)
+
+        patched.setattr(run, "make_experiment", stopping)
+        return run.train(config(**changed), workdir)
+
+
+def saved(workdir, step, **changed):
+    """The state of a checkpoint, on the host, and its data position."""
+    checkpoints = Checkpoints(workdir)
+    state, data = checkpoints.restore(step, shared(config(**changed)).abstract_state)
+    checkpoints.close()
+    return jax.device_get(state), data
+
+
+def rows(workdir):
+    """What metrics.jsonl holds of training, the clock's readings left out."""
+    timed = ("train/images_per_second", "train/data_wait_fraction")
+    found = [row for row in metrics.read(workdir) if "train/loss" in row]
+    return [{k: v for k, v in row.items() if k not in timed} for row in found]
+
+
+def assert_same_bits(one, other):
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    for (path, a), b in zip(jax.tree.leaves_with_path(one), jax.tree.leaves(other), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """wiring -> work directory of a whole run that saved every step."""
+
+    @functools.cache
+    def of(wiring):
+        workdir = tmp_path_factory.mktemp(wiring)
+        assert train(workdir, checkpoint_every=1, **WIRINGS[wiring])
+        return workdir
+
+    return of
+
+
+# Stop and continue.
+
+
+@pytest.mark.parametrize(
+    ("wiring", "stops"), [("jit", (1,)), ("jit", (3, 2)), ("fsdp", (5,)), ("pmap", (1, 1, 1))]
+)
+def test_stopping_and_continuing_changes_no_bit(
+    wiring, stops, uninterrupted, tmp_path, monkeypatch
+):
+    changed = WIRINGS[wiring]
+    done = 0
+    for stop in stops:
+        assert not train(tmp_path, stop=stop, monkeypatch=monkeypatch, **changed)
+        done += stop
+        checkpoints = Checkpoints(tmp_path)
+        assert checkpoints.steps()[-1] == done
+        checkpoints.close()
+        # The whole run saved this step too, and trained on while it was being written.
+        for found, expected in zip(
+            saved(tmp_path, done, **changed),
+            saved(uninterrupted(wiring), done, **changed),
+            strict=True,
+        ):
+            assert_same_bits(jax.tree.map(np.asarray, found), jax.tree.map(np.asarray, expected))
+    assert train(tmp_path, **changed)
+    assert rows(tmp_path) == rows(uninterrupted(wiring))
+    assert [row["step"] for row in rows(tmp_path)] == list(range(1, STEPS + 1))
+    found, position = saved(tmp_path, STEPS, **changed)
+    assert_same_bits(found, saved(uninterrupted(wiring), STEPS, **changed)[0])
+    assert position["batches"]["next_batch"] == STEPS
+
+
+def test_randomness_matters_so_that_equal_bits_mean_something(uninterrupted, tmp_path):
+    losses = [row["train/loss"] for row in rows(uninterrupted("jit"))]
+    assert len(set(losses)) == STEPS
+    assert train(tmp_path, **{"model.image.dropout": 0.0, "model.text.dropout": 0.0})
+    assert rows(tmp_path)[0]["train/loss"] != losses[0]
+
+
+def test_a_run_continues_under_another_wiring(uninterrupted, tmp_path, monkeypatch):
+    """Dropout's masks follow the shards under pmap only, so losses agree between the others."""
+    assert not train(tmp_path, stop=2, monkeypatch=monkeypatch)
+    assert not train(tmp_path, stop=2, monkeypatch=monkeypatch, **WIRINGS["fsdp"])
+    assert_same_bits(saved(tmp_path, 2)[0], saved(tmp_path, 2, **WIRINGS["pmap"])[0])
+    expected = rows(uninterrupted("jit"))[:4]
+    for found, row in zip(rows(tmp_path), expected, strict=True):
+        np.testing.assert_allclose(found["train/loss"], row["train/loss"], rtol=1e-5)
+    assert train(tmp_path, **WIRINGS["pmap"])
+    assert [row["step"] for row in rows(tmp_path)] == list(range(1, STEPS + 1))
+
+
+def test_a_state_moves_between_device_counts_without_a_changed_bit(uninterrupted, tmp_path):
+    """Saved by 8 devices, restored and saved by 4, restored by 1, every leaf laid out anew."""
+    expected, _ = saved(uninterrupted("fsdp"), STEPS)
+    directory = uninterrupted("fsdp")
+    for devices, fsdp in ((4, 2), (1, 1), (8, 8)):
+        mesh = make_mesh(-1, fsdp, devices=jax.devices()[:devices])
+        shapes = shared(config()).abstract_state
+        layout = shardings(shapes, mesh, [(".*", "fsdp")])
+        like = jax.tree.map(
+            lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes, layout
+        )
+        checkpoints = Checkpoints(directory)
+        state, data = checkpoints.restore(STEPS, like)
+        checkpoints.close()
+        assert all(len(leaf.devices()) == devices for leaf in jax.tree.leaves(state))
+        is_split = [not leaf.is_fully_replicated for leaf in jax.tree.leaves(state)]
+        assert any(is_split) == (fsdp > 1)
+        assert_same_bits(jax.device_get(state), expected)
+        directory = tmp_path / str(devices)
+        checkpoints = Checkpoints(directory)
+        checkpoints.save(STEPS, state, data, {"devices": devices})
+        checkpoints.close()
+        checkpoints = Checkpoints(directory)
+        assert checkpoints.meta(STEPS) == {"devices": devices}
+        checkpoints.close()
+
+
+def test_a_finished_run_runs_again_without_harm(uninterrupted, tmp_path, capfd):
+    assert train(tmp_path)
+    before = (tmp_path / "metrics.jsonl").read_bytes(), saved(tmp_path, STEPS)
+    (tmp_path / "report.html").unlink()
+    assert train(tmp_path)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before[0]
+    assert_same_bits(saved(tmp_path, STEPS)[0], before[1][0])
+    assert (tmp_path / "report.html").exists()
+    assert "Continuing from step 6 of 6." in capfd.readouterr().err
+
+
+# What an update does.
+
+
+def test_the_logit_scale_stays_at_100_or_less(tmp_path):
+    changed = {"model.scale_init": 120.0}
+    assert train(tmp_path, **changed)
+    first, *others = (row["train/logit_scale"] for row in rows(tmp_path))  # before each update
+    np.testing.assert_allclose(first, 120, rtol=1e-6)
+    assert max(others) <= 100 * (1 + 1e-6)  # the rounding of exp
+    assert saved(tmp_path, STEPS, **changed)[0].params["logit_scale"] <= np.float32(math.log(100))
+
+
+def test_a_frozen_tower_keeps_its_bits_while_the_other_learns(tmp_path):
+    changed = {"freeze": ("image/.*",)}
+    assert train(tmp_path, **changed)
+    first = jax.device_get(shared(config(**changed)).init())
+    last, _ = saved(tmp_path, STEPS, **changed)
+    assert_same_bits(last.params["image"], first.params["image"])
+    assert_same_bits(last.ema["image"], first.ema["image"])
+    moved = jax.tree.map(lambda a, b: (a != b).any(), last.params["text"], first.params["text"])
+    assert all(jax.tree.leaves(moved))
+    # Nor are there moments of it.
+    held = {jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(last.opt_state)}
+    assert not any("['image']" in path for path in held)
+    assert any("['text']" in path for path in held)
+
+
+def test_the_moving_average_follows_and_is_what_is_evaluated(uninterrupted):
+    workdir = uninterrupted("jit")
+    ema = jax.device_get(shared(config()).init()).params
+    for step in range(1, STEPS + 1):
+        state, _ = saved(workdir, step)
+        ema = jax.tree.map(lambda e, p: 0.9 * np.float64(e) + 0.1 * p, ema, state.params)
+    for found, expected in zip(jax.tree.leaves(state.ema), jax.tree.leaves(ema), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)  # float32, six times
+    _, encoder, step = run.load(workdir)
+    assert step == STEPS
+    assert_same_bits(jax.device_get(encoder.params), state.ema)
+    assert not np.array_equal(state.ema["logit_scale"], state.params["logit_scale"])
+
+
+def test_an_update_that_overflows_ends_the_run_and_is_not_saved(tmp_path):
+    changed = {"schedule.peak": 1e38, "checkpoint_every": 1}
+    with pytest.raises(FloatingPointError, match=r"parameter_norm is inf at step 2.*clip_norm"):
+        train(tmp_path, **changed)
+    # The first step of a warm-up has a rate of 0.
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.steps() == [1]
+    checkpoints.close()
+    state, _ = saved(tmp_path, 1, **changed)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+
+
+# The loop alone.
+
+
+def fitted(steps=7, begin=0, stop_at=None, nan_at=None, log=3, evaluate=4, save=5):
+    """(events, last step) of `fit` with a train step that only counts."""
+    events = []
+
+    def step(state, batch):
+        assert batch == int(state.step)
+        loss = jnp.float32(math.nan if int(state.step) + 1 == nan_at else 1.0)
+        values = {"loss": loss, "gradient_norm": 1.0, "parameter_norm": 1.0}
+        return state._replace(step=state.step + 1), values
+
+    def on_step(step, values):
+        events.append(f"log {step}" if values else f"{step}")
+
+    state = TrainState(jnp.int32(begin), None, None, None)
+    try:
+        state = fit(
+            state,
+            step,
+            iter(range(begin, 100)),
+            steps=steps,
+            on_step=on_step,
+            save=lambda step, state: events.append(f"save {step}"),
+            evaluate=lambda step, state: events.append(f"eval {step}"),
+            log_every=log,
+            eval_every=evaluate,
+            checkpoint_every=save,
+            should_stop=lambda: stop_at is not None and str(stop_at) in " ".join(events).split(),
+        )
+    except FloatingPointError as error:
+        return events, str(error)
+    return events, int(state.step)
+
+
+def test_the_loop_logs_saves_and_evaluates_when_due_and_at_the_end():
+    expected = "eval 0, 1, 2, log 3, 4, eval 4, 5, save 5, log 6, log 7, save 7, eval 7"
+    assert fitted() == (expected.split(", "), 7)
+
+
+def test_a_loop_that_continues_does_not_evaluate_first():
+    assert fitted(begin=5) == (["log 6", "log 7", "save 7", "eval 7"], 7)
+    assert fitted(begin=7) == ([], 7)
+
+
+def test_a_stopped_loop_saves_where_it_is():
+    assert fitted(stop_at=2) == (["eval 0", "1", "2", "save 2"], 2)
+    assert fitted(stop_at=0) == (["eval 0"], 0)  # nothing was done
+
+
+@pytest.mark.parametrize("kind", ["log", "save"])
+def test_a_loss_that_is_not_finite_ends_the_loop_when_it_is_next_looked_at(kind):
+    events, message = fitted(nan_at=4, **{"log": 50, "save": 50} | {kind: 4})
+    assert events == ["eval 0", "1", "2", "3"]
+    assert message.startswith("loss is nan at step 4, and that step is not saved.")
+
+
+def test_a_loop_stopped_at_a_loss_that_is_not_finite_saves_nothing():
+    events, message = fitted(nan_at=2, stop_at=2)
+    assert events == ["eval 0", "1", "2"] and "loss is nan at step 2" in message
