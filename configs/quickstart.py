@@ -15,7 +15,7 @@ DATA_DIR = "data"  # the pictures are prepared here on the first run
 def get_config():
     config = recipes.base()
     config.batch_size = 128
-    config.steps = 450
+    config.steps = 500
 
     config.model = {
         "name": "dual_encoder",
@@ -65,7 +65,12 @@ def get_config():
         "name": "augment",
         "affine": {"degrees": 10.0, "scale": (0.85, 1.15), "shift": 0.08},
     }
-    config.data.caption = {"name": "emoji", "plain_share": 0.5}
+    config.data.caption = {
+        "name": "emoji",
+        "plain_share": 0.4,
+        "alias_share": 0.3,
+        "group_share": 0.35,
+    }
     config.data.num_threads = 2
     config.data.cache = True
 
@@ -78,6 +83,6 @@ def get_config():
         "zero_shot": {"name": "zero_shot", "source": unseen, "sets": ("skin_tone", "group")},
     }
     config.log_every = 10
-    config.eval_every = 75
-    config.checkpoint_every = 150
+    config.eval_every = 100
+    config.checkpoint_every = 100
     return config

@@ -157,7 +157,7 @@ def test_no_terminal_gets_a_line_every_so_often():
         now[0] += 0.5
         progress.advance(step)
     progress.close()
-    # 20 steps in the first 10 s leave 70 at the same pace: 35 s.
+    # 19 steps in the 9.5 s after the first leave 70 at the same pace: 35 s.
     assert out.getvalue().splitlines() == [
         "step 30/100  loss 5.43  images/s 1,234  0:35 left",
         "step 40/100  loss 5.43  images/s 1,234  0:30 left",

@@ -65,6 +65,15 @@ class Experiment:
     step: Callable
     put: Callable
 
+    def summary(self) -> str:
+        """One line on what is about to train where."""
+        size = sum(leaf.size for leaf in jax.tree.leaves(self.abstract_state.params))
+        kind = self.mesh.devices.flat[0].device_kind
+        return (
+            f"{size:,} parameters, {self.mesh.size} x {kind} ({self.config.parallel.wiring}), "
+            f"batch {self.config.batch_size:,}, {self.config.steps:,} steps. First it compiles."
+        )
+
     def encoder(self, tokenizer: Tokenizer) -> Callable[..., Encoder]:
         """params -> Encoder."""
         devices = self.mesh.size

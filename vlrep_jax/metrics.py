@@ -118,7 +118,7 @@ class Progress:
         self._total, self._start, self._step = total, start_step, start_step
         self._stream = sys.stderr if stream is None else stream
         self._every_s, self._clock = every_s, clock
-        self._began = self._said = clock()
+        self._said, self._paced_from = clock(), None
         self._values = {}
         self._bar = _bar(self._stream) if self._stream.isatty() else None
         if self._bar is not None:
@@ -134,6 +134,8 @@ class Progress:
     def advance(self, step):
         """Moves to a step."""
         self._step = step
+        if self._paced_from is None:  # the first step compiles, and says nothing of the pace
+            self._paced_from = (step, self._clock())
         if self._bar is not None:
             self._bar.update(self._task, completed=step)
         elif self._clock() - self._said >= self._every_s:
@@ -154,10 +156,11 @@ class Progress:
 
     def _say(self):
         self._said = self._clock()
-        done, left = self._step - self._start, self._total - self._step
         words = [f"step {self._step}/{self._total}", _words(self._values)]
+        began, since = self._paced_from
+        done, left = self._step - began, self._total - self._step
         if done and left > 0:
-            words.append(_duration((self._said - self._began) / done * left) + " left")
+            words.append(_duration((self._said - since) / done * left) + " left")
         print("  ".join(filter(None, words)), file=self._stream, flush=True)
 
 

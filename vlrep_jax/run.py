@@ -89,6 +89,7 @@ class Session:
 
     def restored(self):
         """The state of the newest checkpoint, with the data at its place; or the initial state."""
+        self.writer.say(self.experiment.summary())
         if not self.start_step:
             state = self.experiment.init()
         else:
