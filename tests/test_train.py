@@ -6,6 +6,7 @@ describes is built once for all tests that train it.
 
 import dataclasses
 import functools
+import itertools
 import json
 import math
 import signal
@@ -106,12 +107,13 @@ def assert_same_bits(one, other):
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
-    """wiring -> work directory of a whole run that saved every step."""
+    """wiring -> work directory of a whole run; under 'jit' it saved every step."""
 
     @functools.cache
     def of(wiring):
         workdir = tmp_path_factory.mktemp(wiring)
-        assert train(workdir, checkpoint_every=1, **WIRINGS[wiring])
+        often = {"checkpoint_every": 1} if wiring == "jit" else {}
+        assert train(workdir, **often, **WIRINGS[wiring])
         return workdir
 
     return of
@@ -120,9 +122,7 @@ def uninterrupted(tmp_path_factory):
 # Stop and continue.
 
 
-@pytest.mark.parametrize(
-    ("wiring", "stops"), [("jit", (1,)), ("jit", (3, 2)), ("fsdp", (5,)), ("pmap", (1, 1, 1))]
-)
+@pytest.mark.parametrize(("wiring", "stops"), [("jit", (1, 2)), ("fsdp", (5,)), ("pmap", (2,))])
 def test_stopping_and_continuing_changes_no_bit(
     wiring, stops, uninterrupted, tmp_path, monkeypatch
 ):
@@ -131,22 +131,20 @@ def test_stopping_and_continuing_changes_no_bit(
     for stop in stops:
         assert not train(tmp_path, stop=stop, monkeypatch=monkeypatch, **changed)
         done += stop
-        checkpoints = Checkpoints(tmp_path)
-        assert checkpoints.steps()[-1] == done
-        checkpoints.close()
-        # The whole run saved this step too, and trained on while it was being written.
-        for found, expected in zip(
-            saved(tmp_path, done, **changed),
-            saved(uninterrupted(wiring), done, **changed),
-            strict=True,
-        ):
-            assert_same_bits(jax.tree.map(np.asarray, found), jax.tree.map(np.asarray, expected))
+        assert len(rows(tmp_path)) == done
     assert train(tmp_path, **changed)
     assert rows(tmp_path) == rows(uninterrupted(wiring))
     assert [row["step"] for row in rows(tmp_path)] == list(range(1, STEPS + 1))
     found, position = saved(tmp_path, STEPS, **changed)
     assert_same_bits(found, saved(uninterrupted(wiring), STEPS, **changed)[0])
     assert position["batches"]["next_batch"] == STEPS
+
+
+def test_a_checkpoint_is_of_its_step_though_training_went_on(uninterrupted, tmp_path, monkeypatch):
+    """The next step reuses the state's memory while it is being written."""
+    assert not train(tmp_path, stop=3, monkeypatch=monkeypatch)
+    for found, expected in zip(saved(tmp_path, 3), saved(uninterrupted("jit"), 3), strict=True):
+        assert_same_bits(jax.tree.map(np.asarray, found), jax.tree.map(np.asarray, expected))
 
 
 def test_steps_differ_so_that_equal_bits_mean_something(uninterrupted):
@@ -169,7 +167,7 @@ def test_a_state_moves_between_device_counts_without_a_changed_bit(uninterrupted
     """Saved by 8 devices, restored and saved by 4, restored by 1, every leaf laid out anew."""
     expected, _ = saved(uninterrupted("fsdp"), STEPS)
     directory = uninterrupted("fsdp")
-    for devices, fsdp in ((4, 2), (1, 1), (8, 8)):
+    for devices, fsdp in ((4, 2), (1, 1)):
         mesh = make_mesh(-1, fsdp, devices=jax.devices()[:devices])
         shapes = shared(config()).abstract_state
         layout = shardings(shapes, mesh, [(".*", "fsdp")])
@@ -234,12 +232,14 @@ def test_a_frozen_tower_keeps_its_bits_while_the_other_learns(uninterrupted, tmp
 
 def test_the_moving_average_follows_and_is_what_is_evaluated(uninterrupted):
     workdir = uninterrupted("jit")
-    ema = jax.device_get(shared(config()).init()).params
-    for step in range(1, STEPS + 1):
-        state, _ = saved(workdir, step)
-        ema = jax.tree.map(lambda e, p: 0.9 * np.float64(e) + 0.1 * p, ema, state.params)
-    for found, expected in zip(jax.tree.leaves(state.ema), jax.tree.leaves(ema), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)  # float32, six times
+    begin = jax.device_get(shared(config()).init())
+    states = [begin._replace(ema=begin.params), *(saved(workdir, n)[0] for n in (1, 2))]
+    for before, state in itertools.pairwise(states):
+        expected = jax.tree.map(lambda e, p: 0.9 * e + 0.1 * p, before.ema, state.params)
+        leaves = zip(jax.tree.leaves(state.ema), jax.tree.leaves(expected), strict=True)
+        for found, wanted in leaves:
+            np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-8)  # float32 rounding
+    state, _ = saved(workdir, STEPS)
     _, encoder, step = run.load(workdir)
     assert step == STEPS
     assert_same_bits(jax.device_get(encoder.params), state.ema)
