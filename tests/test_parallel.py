@@ -13,10 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
-from two_processes import CHANGES, STEPS, host_batch, small_config
+from tiny_recipe import Squares
+from two_processes import FSDP, STEPS, host_batch, pmap_run, small_config
 
-from vlrep_jax import models, optim
+from vlrep_jax import metrics, models, optim
 from vlrep_jax.build import plain
+from vlrep_jax.data.sources import SOURCES
 from vlrep_jax.experiment import make_experiment
 from vlrep_jax.losses import LOSSES
 from vlrep_jax.objectives import contrastive, normalizer
@@ -35,7 +37,7 @@ from vlrep_jax.train import init_state, make_train_step
 
 WIRINGS = {
     "data_parallel": {},
-    "fsdp": {"parallel.data": 4, "parallel.fsdp": 2},
+    "fsdp": FSDP,
     "pmap": {"parallel.wiring": "pmap"},
 }
 LOSS_OPTIONS = {"softmax": {}, "sigmoid": {"model.bias_init": -10.0}}
@@ -52,8 +54,8 @@ def run(loss, step, state, put):
         batch = host_batch(number)
         if loss == "sigmoid":  # by position alone
             del batch["pair_ids"]
-        state, metrics = step(state, put(batch))
-        losses.append(float(metrics["loss"]))
+        state, values = step(state, put(batch))
+        losses.append(float(values["loss"]))
     return losses, state
 
 
@@ -130,7 +132,7 @@ def test_the_librarys_functions_wire_by_hand_what_an_experiment_does():
     np.testing.assert_allclose(found, on_one_device("softmax")[0], rtol=1e-6)
 
 
-def test_two_processes_train_as_one(tmp_path):
+def test_two_processes_train_as_one(tmp_path, monkeypatch):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -139,15 +141,14 @@ def test_two_processes_train_as_one(tmp_path):
     paths = [str(here.parent), str(here), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": os.pathsep.join(paths)}
     script = str(here / "two_processes.py")
-    outs = [tmp_path / f"{process}.json" for process in range(2)]
     running = [
         subprocess.Popen(
-            [sys.executable, script, str(process), str(port), str(out)],
+            [sys.executable, script, str(process), str(port), str(tmp_path)],
             env=environment,
             stderr=subprocess.PIPE,
             text=True,
         )
-        for process, out in enumerate(outs)
+        for process in range(2)
     ]
     try:
         for process in running:
@@ -157,11 +158,19 @@ def test_two_processes_train_as_one(tmp_path):
         for process in running:
             process.kill()
     expected, _ = on_one_device("softmax")
-    for out in outs:
-        losses = json.loads(out.read_text())
-        assert losses.keys() == CHANGES.keys()
-        for name, found in losses.items():
-            np.testing.assert_allclose(found, expected, rtol=1e-6, err_msg=name)
+    for process in range(2):
+        losses = json.loads((tmp_path / f"losses-{process}.json").read_text())
+        np.testing.assert_allclose(losses, expected, rtol=1e-6)
+    monkeypatch.setitem(SOURCES, "squares", Squares)
+    pmap_run(tmp_path / "alone")
+    together, alone = (metrics.read(tmp_path / name) for name in ("run", "alone"))
+    assert [row["step"] for row in together] == [row["step"] for row in alone]
+    for one, other in zip(together, alone, strict=True):
+        assert one.keys() == other.keys()
+        # A recall of 16 pictures moves by whole pictures, so by nothing at all.
+        for name in one.keys() & {"train/loss", "own/image_to_text_recall@5"}:
+            np.testing.assert_allclose(one[name], other[name], rtol=1e-6, err_msg=name)
+    assert (tmp_path / "run" / "report.html").stat().st_size > 10_000
 
 
 # Layout.

@@ -1,18 +1,17 @@
-"""One of two processes that train together: `python two_processes.py PROCESS PORT OUT`.
+"""One of two processes that train together: `python two_processes.py PROCESS PORT FOLDER`.
 
-Writes {case: losses} as JSON. `test_parallel.py` starts both, and takes the same batches.
+FOLDER/losses-PROCESS.json: of jit steps on the batches below. FOLDER/run: a whole run under pmap,
+with evaluation, checkpoint and report. `test_parallel.py` starts both and does the same alone.
 """
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 
 STEPS, BATCH = 5, 16
-CHANGES = {
-    "jit": {"parallel.data": 4, "parallel.fsdp": 2},
-    "pmap": {"parallel.wiring": "pmap"},
-}
+FSDP = {"parallel.data": 4, "parallel.fsdp": 2}
 
 
 def host_batch(step):
@@ -37,7 +36,20 @@ def small_config(**changed):
     return config(**still | {"optimizer.eps": 1e-3} | changed)
 
 
-def main(process, port, out):
+def pmap_run(workdir):
+    """Trains under pmap, from nothing to the report, then finds the run finished."""
+    from tiny_recipe import Squares
+
+    from vlrep_jax import run
+    from vlrep_jax.data.sources import SOURCES
+
+    SOURCES["squares"] = Squares
+    evals = {"own": {"name": "retrieval", "source": {"name": "squares", "count": 16}}}
+    for _ in range(2):
+        assert run.train(small_config(evals=evals, **{"parallel.wiring": "pmap"}), workdir)
+
+
+def main(process, port, folder):
     import jax
 
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
@@ -54,17 +66,15 @@ def main(process, port, out):
 
     assert (jax.process_count(), jax.local_device_count()) == (2, 4)
     rows = slice(process * BATCH // 2, (process + 1) * BATCH // 2)
-    losses = {}
-    for name, changed in CHANGES.items():
-        experiment = make_experiment(small_config(**changed))
-        state, losses[name] = experiment.init(), []
-        for step in range(STEPS):
-            own = {key: value[rows] for key, value in host_batch(step).items()}
-            state, metrics = experiment.step(state, experiment.put(own))
-            losses[name].append(float(metrics["loss"]))
-    with open(out, "w", encoding="utf-8") as file:
-        json.dump(losses, file)
+    experiment, losses = make_experiment(small_config(**FSDP)), []
+    state = experiment.init()
+    for step in range(STEPS):
+        own = {key: value[rows] for key, value in host_batch(step).items()}
+        state, metrics = experiment.step(state, experiment.put(own))
+        losses.append(float(metrics["loss"]))
+    (folder / f"losses-{process}.json").write_text(json.dumps(losses))
+    pmap_run(folder / "run")
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
