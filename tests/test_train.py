@@ -14,6 +14,7 @@ import signal
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from tiny_recipe import Squares, config
 
@@ -23,7 +24,7 @@ from vlrep_jax.checkpoint import Checkpoints
 from vlrep_jax.data.sources import SOURCES
 from vlrep_jax.experiment import make_experiment
 from vlrep_jax.parallel import make_mesh, shardings
-from vlrep_jax.train import TrainState, fit
+from vlrep_jax.train import TrainState, fit, make_train_step
 
 STEPS = 6
 WIRINGS = {
@@ -140,6 +141,22 @@ def test_stopping_and_continuing_changes_no_bit(
     assert position["batches"]["next_batch"] == STEPS
 
 
+def test_a_crash_between_checkpoints_repeats_its_steps_once(uninterrupted, tmp_path, monkeypatch):
+    class PowerCut(Exception):
+        pass
+
+    def cut(*_):
+        raise PowerCut
+
+    with monkeypatch.context() as patched:
+        patched.setattr(signal, "raise_signal", cut)
+        with pytest.raises(PowerCut):  # in step 4; steps 1 to 3 are written, 2 is saved
+            train(tmp_path, stop=4, monkeypatch=monkeypatch, checkpoint_every=2)
+    assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3]
+    assert train(tmp_path)
+    assert rows(tmp_path) == rows(uninterrupted("jit"))
+
+
 def test_a_checkpoint_is_of_its_step_though_training_went_on(uninterrupted, tmp_path, monkeypatch):
     """The next step reuses the state's memory while it is being written."""
     assert not train(tmp_path, stop=3, monkeypatch=monkeypatch)
@@ -202,6 +219,20 @@ def test_a_finished_run_runs_again_without_harm(uninterrupted, tmp_path, capfd):
 
 
 # What an update does.
+
+
+def test_randomness_is_of_seed_step_and_shard():
+    def draws(seed, step):
+        """What each of two shards draws."""
+        seen = lambda params, batch, key: (params.sum(), {"drawn": jax.random.uniform(key)})  # noqa: E731
+        train_step = make_train_step(seen, optax.identity(), seed=seed, axis_name="data")
+        state = TrainState(jnp.int32(step), jnp.ones(1), optax.EmptyState(), None)
+        run = jax.vmap(train_step, in_axes=(None, 0), axis_name="data")
+        return run(state, jnp.zeros(2))[1]["drawn"].tolist()
+
+    found = [draws(seed, step) for seed, step in ((0, 0), (0, 1), (1, 0))]
+    assert len({value for pair in found for value in pair}) == 6
+    assert draws(0, 1) == found[1]
 
 
 def test_the_logit_scale_stays_at_100_or_less(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import jax
 import numpy as np
@@ -23,15 +24,12 @@ class EvalData:
     def __init__(self, source, *, image_size: int, mode: str, batch_size: int):
         self.captions, self.image_of_caption = captions(source)
         self._source = source
-        self._batches = eval_batches(
-            source,
-            image_size=image_size,
-            mode=mode,
-            batch_size=batch_size,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+        self._open = partial(
+            eval_batches, source, image_size=image_size, mode=mode, batch_size=batch_size
         )
-        self._size = image_size
+        self._batches = self._open(
+            process_index=jax.process_index(), process_count=jax.process_count()
+        )
 
     def image_batches(self):
         """The pictures in order. One that cannot be read is black, and so most likely a miss."""
@@ -42,9 +40,8 @@ class EvalData:
         return find(ZERO_SHOT_SETS, name, "class set")(self._source)
 
     def pictures(self) -> np.ndarray:
-        """uint8[n, h, w, 3] as the model sees them; this process's part."""
-        batches = list(self.image_batches())
-        return np.concatenate([batch["image"][batch["index"] >= 0] for batch in batches])
+        """uint8[n, h, w, 3] as the model sees them, all of them on any one process."""
+        return np.concatenate([batch["image"][batch["index"] >= 0] for batch in self._open()])
 
 
 class Evaluations:

@@ -112,7 +112,17 @@ def jit_step(step: Callable, mesh: Mesh, state_shardings) -> Callable:
 def pmap_step(step: Callable, axis_name: str = "data") -> Callable:
     """step(state, batch) mapped by pmap: one unreplicated state, a batch [devices, b, ...]."""
     # No donation: an unreplicated state is still in use on other devices when one is done with it.
-    return jax.pmap(step, axis_name=axis_name, in_axes=(None, 0), out_axes=(None, None))
+    mapped = jax.pmap(step, axis_name=axis_name, in_axes=(None, 0), out_axes=(None, None))
+    if jax.process_count() == 1:
+        return mapped
+    everywhere = pmap_state_sharding(axis_name)
+
+    def spanning(x):
+        parts = [shard.data for shard in x.addressable_shards]
+        return jax.make_array_from_single_device_arrays(x.shape, everywhere, parts)
+
+    # pmap returns arrays of this process alone; checkpoints and evaluations want those of all.
+    return lambda state, batch: jax.tree.map(spanning, mapped(state, batch))
 
 
 def pmap_state_sharding(axis_name: str = "data") -> NamedSharding:

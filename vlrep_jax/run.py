@@ -158,9 +158,8 @@ class Session:
         for name, result in self.results.items():
             if "text" in result.details and panel is None:
                 data = self.evaluations.data[name]
-                panel = RetrievalPanel.of(
-                    name, result.details, data.pictures(), data.captions, mesh=self.experiment.mesh
-                )
+                # No mesh: only this process is here.
+                panel = RetrievalPanel.of(name, result.details, data.pictures(), data.captions)
             for class_set, details in result.details.get("sets", {}).items():
                 class_sets[class_set] = ZeroShotPanel(**details)
         self.clock.lap("evaluating")
