@@ -15,7 +15,7 @@ DATA_DIR = "data"  # the pictures are prepared here on the first run
 def get_config():
     config = recipes.base()
     config.batch_size = 128
-    config.steps = 500
+    config.steps = 420
 
     config.model = {
         "name": "dual_encoder",
@@ -83,6 +83,6 @@ def get_config():
         "zero_shot": {"name": "zero_shot", "source": unseen, "sets": ("skin_tone", "group")},
     }
     config.log_every = 10
-    config.eval_every = 100
-    config.checkpoint_every = 100
+    config.eval_every = 105
+    config.checkpoint_every = 105
     return config
