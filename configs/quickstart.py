@@ -52,6 +52,7 @@ def get_config():
     }
     config.schedule = {"name": "cosine", "peak": 8e-3, "warmup_steps": 15}
     config.clip_norm = 1.0
+    config.max_logit_scale = 100.0
 
     config.tokenizer = {"name": "bpe", "vocab_size": 2000}
     config.data.source = {

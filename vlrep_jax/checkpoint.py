@@ -3,6 +3,7 @@
 WORKDIR/checkpoints/<step>/{state,data,meta}
 """
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +18,28 @@ class Checkpoints:
       directory: WORKDIR/checkpoints, made where it is missing.
     """
 
-    def __init__(self, workdir: str | Path, *, keep: int = 3):
+    def __init__(self, workdir: str | Path, *, keep: int = 3, read_only: bool = False):
         # Orbax takes absolute paths only.
         self.directory = Path(workdir).absolute() / "checkpoints"
         self._manager = ocp.CheckpointManager(
             self.directory,
+            # Cleaning up removes what a training run beside this process is about to finish.
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=policies.LatestN(keep),
-                cleanup_tmp_directories=True,
+                cleanup_tmp_directories=not read_only,
+                read_only=read_only,
+                create=not read_only,
             ),
         )
 
     def steps(self) -> list[int]:
-        """The steps on disk, oldest first."""
-        return sorted(self._manager.all_steps())
+        """The steps on disk, oldest first; a directory without a finished checkpoint is none."""
+        finished = "_CHECKPOINT_METADATA"
+        return sorted(
+            step
+            for step in self._manager.all_steps()
+            if (self.directory / str(step) / finished).exists()
+        )
 
     def save(self, step: int, state: Any, data_state: dict, meta: dict) -> None:
         """Begins to save; the state may be changed or donated as soon as this returns.
@@ -40,8 +49,12 @@ class Checkpoints:
           state: pytree of arrays.
           data_state, meta: JSON values.
         """
-        if step in self._manager.all_steps():
+        if step in self.steps():
             return
+        unfinished = self.directory / str(step)
+        if unfinished.exists():  # it would count as this step, and keep it from being saved
+            unfinished.rename(self.directory / f"{step}.unfinished-{time.time_ns()}")
+            self._manager.reload()
         self._manager.save(
             step,
             args=ocp.args.Composite(
@@ -62,28 +75,35 @@ class Checkpoints:
 
         Raises:
           FileNotFoundError: no such step.
+          ValueError: the checkpoint is damaged, or of another model.
         """
-        self._check(step)
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(like), data=ocp.args.JsonRestore()
-            ),
+        parts = ocp.args.Composite(
+            state=ocp.args.StandardRestore(like), data=ocp.args.JsonRestore()
         )
+        restored = self._restore(step, parts)
         return restored.state, restored.data
 
     def meta(self, step: int) -> dict:
-        """What was saved as `meta` at a step."""
-        self._check(step)
-        restored = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))
-        return restored.meta
+        """What was saved as `meta` at a step; errors as `restore`."""
+        return self._restore(step, ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
 
     def close(self) -> None:
         """Waits for what is being saved."""
         self._manager.wait_until_finished()
         self._manager.close()
 
-    def _check(self, step):
-        if step not in self._manager.all_steps():
+    def _restore(self, step, parts):
+        if step not in self.steps():
             known = ", ".join(map(str, self.steps())) or "none"
-            raise FileNotFoundError(f"No checkpoint of step {step} in {self.directory}: {known}.")
+            raise FileNotFoundError(
+                f"No checkpoint of step {step} in {self.directory}; there are: {known}."
+            )
+        try:
+            return self._manager.restore(step, args=parts)
+        except Exception as error:  # Orbax and TensorStore raise anything on damaged files
+            first_line = str(error).strip().splitlines()[0][:200] if str(error).strip() else ""
+            raise ValueError(
+                f"{self.directory / str(step)} is damaged, or of another model "
+                f"({type(error).__name__}: {first_line}). Evaluate another --step, or move that "
+                "directory away to continue from an older one."
+            ) from error

@@ -3,6 +3,7 @@
 import argparse
 import inspect
 import runpy
+import shlex
 import sys
 from pathlib import Path
 
@@ -119,7 +120,8 @@ def _train(args, config_args):
     finished = run.train(config, Path(args.workdir))
     if not finished:
         print(
-            f"Stopped and saved. To continue: {' '.join(['vlrep', *sys.argv[1:]])}",
+            "Stopped; what was trained is saved. To continue:",
+            shlex.join(["vlrep", *sys.argv[1:]]),
             file=sys.stderr,
         )
         return STOPPED_CODE
@@ -162,18 +164,37 @@ def load_config(path: str, overrides: list[str]):
         that the recipe does not take.
       FileNotFoundError: no such file.
     """
+    from ml_collections import ConfigDict
+
     file, *arg = path.split(":", 1)
     if not Path(file).is_file():
         raise FileNotFoundError(f"--config={path}: there is no file {file!r}.")
-    get_config = runpy.run_path(file).get("get_config")
-    if get_config is None:
-        raise ValueError(f"--config={path}: {file} has no function get_config.")
+    try:
+        get_config = runpy.run_path(file).get("get_config")
+        if get_config is None:
+            raise ValueError(f"--config={path}: {file} has no function get_config.")
+        _check_argument(get_config, arg, path)
+        config = get_config(*arg)
+    except ValueError:
+        raise
+    except Exception as error:  # the recipe is the user's code
+        name = type(error).__name__
+        raise ValueError(f"--config={path}: {name}: {' '.join(str(error).split())}") from error
+    if not isinstance(config, ConfigDict):
+        raise ValueError(
+            f"--config={path}: get_config returned {type(config).__name__}, not a ConfigDict; "
+            "begin with recipes.base()."
+        )
+    return override_config(config, overrides)
+
+
+def _check_argument(get_config, arg, path):
+    """Raises ValueError where a recipe is given an argument it does not take, or none it needs."""
     try:
         inspect.signature(get_config).bind(*arg)
     except TypeError:
         takes = "takes no argument" if arg else "needs an argument"
-        raise ValueError(f"--config={path}: {file} {takes}, --config=FILE:ARG.") from None
-    return override_config(get_config(*arg), overrides)
+        raise ValueError(f"--config={path}: the recipe {takes}, --config=FILE:ARG.") from None
 
 
 def override_config(config, overrides: list[str]):

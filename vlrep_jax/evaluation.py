@@ -78,7 +78,8 @@ class Evaluations:
             self._run[name] = lambda encoder, data, image, section=section: build(
                 EVALS, section, "evaluation", encoder=encoder, data=data, image=image, mesh=mesh
             )
-            for class_set in section.get("sets", ()):
+            sets = section.get("sets", ())
+            for class_set in [sets] if isinstance(sets, str) else sets:
                 opened[key].class_set(class_set)  # a misspelling shows now, not after an epoch
 
     def __call__(self, encoder) -> dict[str, EvalResult]:
@@ -87,7 +88,7 @@ class Evaluations:
         for name, run in self._run.items():
             key = self._source[name]
             results[name] = run(encoder, self.data[name], embedded.get(key))
-            embedded[key] = results[name].details["image"]
+            embedded[key] = results[name].details.get("image", embedded.get(key))
         return results
 
 

@@ -1,5 +1,6 @@
 """From a config to what it describes: model, optimizer, compiled step, data, evaluations."""
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,6 +37,16 @@ from vlrep_jax.parallel import (
 from vlrep_jax.train import TrainState, init_state, make_train_step
 
 WIRINGS = ("jit", "pmap")
+# What a value may be where the default is of the first of these types.
+KINDS = ((bool,), (int,), (float, int), (str,), (ConfigDict,), (tuple, list))
+COUNTS = (
+    "batch_size",
+    "checkpoint_every",
+    "eval_every",
+    "keep_checkpoints",
+    "log_every",
+    "steps",
+)
 EVAL_BATCH = 256  # pictures or texts; large enough to fill a device, small beside a training step
 
 
@@ -188,9 +199,19 @@ def check_keys(config: ConfigDict) -> None:
         raise ValueError(
             f"Unknown wiring {config.parallel.wiring!r}: {near(config.parallel.wiring, WIRINGS)}."
         )
-    for key in ("steps", "batch_size", "log_every", "eval_every", "checkpoint_every"):
+    try:
+        json.dumps(plain(config))
+    except TypeError as error:
+        raise ValueError(f"config holds a value that is not plain: {error}.") from None
+    for key in COUNTS:
         if config[key] < 1:
             raise ValueError(f"config.{key}={config[key]} must be at least 1.")
+    for key in ("seed", "max_logit_scale", "clip_norm"):
+        if config[key] < 0:
+            raise ValueError(f"config.{key}={config[key]} must not be negative.")
+    for key in ("freeze", "clip_norm", "schedule", "params"):
+        if key in config.optimizer:
+            raise ValueError(f"config.optimizer has no key {key!r}; {key} stands beside it.")
     if not 0 <= config.ema_decay < 1:
         raise ValueError(f"config.ema_decay={config.ema_decay} must be in [0, 1).")
 
@@ -211,8 +232,20 @@ def make_tokenizer(config: ConfigDict, saved: Path) -> Tokenizer:
 
 
 def check_vocabulary(tokenizer: Tokenizer, model) -> None:
-    """Raises ValueError where a tokenizer's ids do not fit a model's embedding table."""
+    """Raises ValueError where a tokenizer's ids are not what a model takes them for."""
     rows = models.vocab_size(model)
+    text = getattr(model, "text", model)
+    if getattr(text, "pool", "") == "eot" and tokenizer.eos_id != tokenizer.vocab_size - 1:
+        raise ValueError(
+            f"The text tower pools at the largest id, but this tokenizer's end of text is "
+            f"{tokenizer.eos_id} of {tokenizer.vocab_size}: set config.model.text.pool='last', or "
+            "use the tokenizer 'clip' or 'bpe'."
+        )
+    if isinstance(model, models.SharedEncoder) and tokenizer.pad_id != 0:
+        raise ValueError(
+            f"The shared encoder takes id 0 for padding, but this tokenizer pads with "
+            f"{tokenizer.pad_id}: use 'clip' or 'bpe'."
+        )
     if tokenizer.vocab_size > rows:
         raise ValueError(
             f"The tokenizer has {tokenizer.vocab_size} ids, but the model's vocab_size is {rows}: "
@@ -223,6 +256,8 @@ def check_vocabulary(tokenizer: Tokenizer, model) -> None:
 def _training_texts(config, draws: int = 2, most: int = 200_000):
     """Captions as training draws them, templates and all, for a tokenizer to learn from."""
     source = build(SOURCES, config.data.source, "source")
+    if not len(source):
+        raise ValueError("config.data.source has no samples.")
     choose = bind(CAPTIONS, config.data.caption, "caption")
     rng = np.random.default_rng(config.seed)
     step = -(-len(source) * draws // most)
@@ -239,7 +274,7 @@ def _normalizer(config):
 
 def _projection(config, params):
     """What is done to the parameters after every update: the learned scale stays in its range."""
-    if "logit_scale" not in params:
+    if "logit_scale" not in params or not config.max_logit_scale:
         return lambda params: params
     bounds = (None, math.log(config.max_logit_scale))
     return partial(optim.clamp, rules=[("^logit_scale", bounds)])
@@ -249,6 +284,13 @@ def _check_section(section, known, label):
     for key in section:
         if key not in known:
             raise ValueError(f"{label} has no key {key!r}; {near(key, known)}.")
-    for key in known:
+    for key, default in known.items():
         if key not in section:
             raise ValueError(f"{label} lacks the key {key!r}; begin with recipes.base().")
+        kinds = next((kinds for kinds in KINDS if isinstance(default, kinds[0])), (object,))
+        if not isinstance(section[key], kinds) or isinstance(section[key], bool) != (
+            kinds[0] is bool
+        ):
+            raise ValueError(
+                f"{label}.{key}={section[key]!r} must be {kinds[0].__name__}, as in recipes.base()."
+            )

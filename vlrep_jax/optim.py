@@ -5,7 +5,6 @@ multiply by the learning rate. Weight decay is decoupled from the moments and sc
 rate in all of them.
 """
 
-import inspect
 import math
 
 import jax
@@ -157,8 +156,7 @@ def make_optimizer(
       ValueError: an unknown name or keyword, a rule that matches nothing, nothing left to train.
     """
     direction = find(OPTIMIZERS, name, "optimizer")
-    own = inspect.signature(make_optimizer).parameters.keys() - {"keywords"}
-    check_options(direction, keywords, f"optimizer {name!r}", also=own)
+    check_options(direction, keywords, f"optimizer {name!r}", also=("weight_decay", "decay"))
     if clip_norm is not None and not clip_norm > 0:
         raise ValueError(f"clip_norm={clip_norm} must be positive; None turns clipping off.")
     rules = NO_DECAY if decay is None else decay
@@ -219,7 +217,7 @@ def rsqrt(peak, total_steps=None, warmup_steps=0, timescale=10_000):
     """peak / sqrt(1 + (step - warmup_steps) / timescale) (arXiv:2106.04560).
 
     With `timescale=warmup_steps` it is the Transformer's peak * sqrt(warmup_steps / step). It does
-    not depend on `total_steps`, so a run can be extended.
+    not depend on `total_steps`.
     """
     del total_steps
 

@@ -24,7 +24,7 @@ def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | Non
     """
     devices = list(devices if devices is not None else jax.devices())
     count, sizes = len(devices), [data, fsdp]
-    if sizes.count(-1) == 1 and count % -np.prod(sizes) == 0:
+    if sizes.count(-1) == 1 and max(sizes) > 0 and count % -np.prod(sizes) == 0:
         sizes[sizes.index(-1)] = count // int(-np.prod(sizes))
     if min(sizes) < 1 or np.prod(sizes) != count:
         raise ValueError(

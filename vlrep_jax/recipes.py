@@ -23,7 +23,7 @@ def base() -> ConfigDict:
     config.freeze = ()
     config.schedule = ConfigDict({"name": "cosine", "peak": 0.0, "warmup_steps": 0})
     config.clip_norm = 0.0  # of the gradient; 0 for none
-    config.max_logit_scale = 100.0  # clamped after every update, where the model learns it
+    config.max_logit_scale = 0.0  # the learned scale is clamped after every update; 0 for not
     config.ema_decay = 0.0  # evaluates a moving average of the parameters; 0 for none
 
     config.tokenizer = ConfigDict({"name": "clip"})  # data.tokenizers.TOKENIZERS
@@ -72,6 +72,7 @@ def clip_paper(model: str, *, peak: float, samples: int = 400_000_000) -> Config
     """
     config = base()
     config.batch_size = 32_768
+    config.max_logit_scale = 100.0
     config.steps = 32 * samples // config.batch_size
     config.model = ConfigDict({"name": model, "towers": {"dtype": "bfloat16", "remat": "full"}})
     config.optimizer = ConfigDict(

@@ -18,6 +18,7 @@ from vlrep_jax.build import plain
 from vlrep_jax.checkpoint import Checkpoints
 from vlrep_jax.data.pipeline import eval_batches
 from vlrep_jax.data.sources import Pictures
+from vlrep_jax.data.tokenizers import load_tokenizer
 from vlrep_jax.evaluation import flat_metrics
 from vlrep_jax.experiment import check_vocabulary, make_experiment, make_tokenizer
 from vlrep_jax.report import RetrievalPanel, ZeroShotPanel, contact_sheet, write_report
@@ -71,15 +72,13 @@ class Session:
         self.batches = self.experiment.train_batches(tokenizer)
         self.evaluations = self.experiment.evaluations()
         self.clock.lap("preparing data")
-        if self.is_writer:
-            workdir.mkdir(parents=True, exist_ok=True)
-            workdirs.write_json(workdir / "config.json", plain(config))
-            tokenizer.save(workdir / "tokenizer.json")
         self.encoder = self.experiment.encoder(tokenizer)
         self.checkpoints = Checkpoints(workdir, keep=config.keep_checkpoints)
         self.start_step = max(self.checkpoints.steps(), default=0)
         self.counts = dict.fromkeys(("bad", "truncated"), 0)  # samples since step 0
         self.results = {}  # of the newest evaluation
+        if self.is_writer and not self.start_step:
+            tokenizer.save(workdir / "tokenizer.json")
         self.writer = metrics.MetricsWriter(
             workdir,
             start_step=self.start_step,
@@ -97,6 +96,8 @@ class Session:
             self.batches.restore(data["batches"])
             self.counts |= data["counts"]
             self.writer.say(f"Continuing from step {self.start_step} of {self.config.steps}.")
+        if self.is_writer:  # not before: what is there describes the checkpoints
+            workdirs.write_json(self.workdir / "config.json", plain(self.config))
         self.clock.lap("set-up")
         self.interval = Interval(self.start_step, self.clock)
         return state
@@ -156,7 +157,7 @@ class Session:
             return
         panel, class_sets = None, {}
         for name, result in self.results.items():
-            if "text" in result.details and panel is None:
+            if "image_of_text" in result.details and panel is None:
                 data = self.evaluations.data[name]
                 # No mesh: only this process is here.
                 panel = RetrievalPanel.of(name, result.details, data.pictures(), data.captions)
@@ -260,14 +261,16 @@ def load(workdir: Path, step: int | None = None, override=lambda config: config)
       FileNotFoundError: no such run or checkpoint.
     """
     config = override(workdirs.read_config(workdir))
-    checkpoints = Checkpoints(workdir, keep=config.keep_checkpoints)
+    if not (workdir / "checkpoints").is_dir():
+        raise FileNotFoundError(f"{workdir} has no checkpoint yet.")
+    tokenizer = load_tokenizer(workdir / "tokenizer.json")
+    experiment = make_experiment(config)
+    checkpoints = Checkpoints(workdir, read_only=True)
     if not checkpoints.steps():
         raise FileNotFoundError(f"{workdir} has no checkpoint yet.")
     step = checkpoints.steps()[-1] if step is None else step
-    experiment = make_experiment(config)
     state, _ = checkpoints.restore(step, experiment.abstract_state)
     checkpoints.close()
-    tokenizer = make_tokenizer(config, workdir / "tokenizer.json")
     return experiment, experiment.encoder(tokenizer)(_evaluated(state)), step
 
 
@@ -340,14 +343,13 @@ def _files(pattern):
 
 
 def _lines(path):
-    """The lines of a text file that are not blank."""
+    """The lines of a text file, blank ones too: row i of the embeddings is line i."""
     if not path.is_file():
         raise FileNotFoundError(f"--texts={path}: there is no such file.")
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"--texts={path} is not UTF-8: {error}.") from None
-    lines = [line for line in lines if line.strip()]
-    if not lines:
+    if not any(line.strip() for line in lines):
         raise ValueError(f"--texts={path} holds no text.")
-    return lines
+    return [line.removesuffix("\r") for line in lines]

@@ -30,7 +30,9 @@ def init_state(
 ) -> TrainState:
     """The state before the first step; pure in `seed`, to be jitted with the shardings wanted."""
     params = init_params(jax.random.key(seed))
-    return TrainState(jnp.int32(0), params, tx.init(params), params if ema else None)
+    # A copy: the same array twice in a state cannot be donated.
+    average = jax.tree.map(jnp.copy, params) if ema else None
+    return TrainState(jnp.int32(0), params, tx.init(params), average)
 
 
 def make_train_step(
@@ -115,10 +117,11 @@ def fit(
         if any(due):
             check_finite(step, metrics)
         on_step(step, metrics if due[0] else None)
-        if due[1]:
-            save(step, state)
+        # Evaluated before saved: a run killed in between does both again, and loses neither.
         if step % eval_every == 0 or step == steps:
             evaluate(step, state)
+        if due[1]:
+            save(step, state)
     if waiting is not None and step < steps:
         check_finite(step, waiting)
         save(step, state)

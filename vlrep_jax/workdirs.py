@@ -18,6 +18,10 @@ CHANGEABLE = (
     "data.num_threads",
     "data.prefetch",
     "data.cache",
+    "data.max_bad_fraction",
+    # Where the data lie; what they are is in the pipeline's fingerprint, which is compared too.
+    "data.source.data_dir",
+    "data.source.path",
     "eval_every",
     "evals",
     "keep_checkpoints",
@@ -48,19 +52,23 @@ def read_config(workdir: Path) -> ConfigDict:
         )
     try:
         return ConfigDict(json.loads(path.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}); it was changed or cut short.") from None
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} holds no config ({error}); it was changed or cut.") from None
 
 
 def check_same_run(workdir: Path, config: ConfigDict) -> None:
     """Raises ValueError where a directory holds a run of another config, naming what differs."""
-    if not (workdir / "config.json").exists():
-        if (workdir / "checkpoints").is_dir() and any((workdir / "checkpoints").iterdir()):
+    if workdir.exists() and not workdir.is_dir():
+        raise ValueError(f"--workdir={workdir} is a file; name a directory.")
+    checkpoints = workdir / "checkpoints"
+    if not checkpoints.is_dir() or not any(checkpoints.iterdir()):
+        return  # nothing was trained yet that could be mixed with something else
+    for name in ("config.json", "tokenizer.json"):
+        if not (workdir / name).exists():
             raise ValueError(
-                f"{workdir} holds checkpoints without config.json, so it cannot be known what they "
-                "are of. Choose another --workdir."
+                f"{workdir} holds checkpoints without {name}, so it cannot be known what they are "
+                "of. Restore that file, or choose another --workdir."
             )
-        return
     old, new = _flat(plain(read_config(workdir))), _flat(plain(config))
     differing = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
     differing = [key for key in differing if not _may_change(key)]

@@ -218,7 +218,7 @@ class EvalBatches:
             for reason, key in reasons:
                 if not self.bad_reasons[reason]:
                     _LOG.warning(
-                        "bad picture %s: %s (left out; more are only counted)", key, reason
+                        "bad picture %s: %s (taken as black; more are only counted)", key, reason
                     )
                 self.bad_reasons[reason] += 1
             yield batch

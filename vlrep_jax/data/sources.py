@@ -37,6 +37,8 @@ def _text(value):
 
 
 def _texts(value):
+    if value is None:
+        return ()
     if isinstance(value, str | bytes):
         return (_text(value),)
     return tuple(_text(item) for item in np.ravel(np.asarray(value, dtype=object)))
@@ -276,7 +278,11 @@ class Pictures:
 
     def __getitem__(self, index):
         path = self.paths[index]
-        return Sample(Path(path).read_bytes(), (), path, {})
+        try:
+            image = Path(path).read_bytes()
+        except OSError:
+            image = b""  # a bad picture like any other: named and left out
+        return Sample(image, (), path, {})
 
     def __getitems__(self, indices):
         return [self[int(index)] for index in indices]

@@ -108,7 +108,9 @@ class Tokenizer:
     def save(self, path):
         """Writes the tokenizer to one JSON file for `load_tokenizer`."""
         text = json.dumps(self._described(), ensure_ascii=False)
-        Path(path).write_text(text, encoding="utf-8")
+        part = Path(path).with_suffix(".part")
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
 
     def _described(self):
         return {"format": _FORMAT, "kind": self.kind, "options": self._options()}
@@ -276,7 +278,9 @@ def load_tokenizer(path) -> Tokenizer:
         if saved["format"] != _FORMAT:
             raise KeyError(saved["format"])
         return TOKENIZERS[saved["kind"]](**saved["options"])
-    except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # the tokenizers library raises bare Exception
         raise ValueError(
             f"{path} is not a tokenizer saved by vlrep_jax ({error!r}); a Hugging Face "
             "tokenizer.json opens as tokenizer 'file'."

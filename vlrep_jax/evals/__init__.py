@@ -17,7 +17,7 @@ class Encoder(Protocol):
     """A model as evaluations see it; both return L2-normalised float32[n, d] on the host."""
 
     def images(self, batches: Iterable[Mapping]) -> np.ndarray:
-        """Embeds dicts of `image` and `weights`; rows of weight 0 are padding, left out."""
+        """Embeds dicts of `image` and `index`; rows of index -1 are padding, left out."""
 
     def texts(self, texts: Sequence[str]) -> np.ndarray:
         """Embeds strings, one row each."""

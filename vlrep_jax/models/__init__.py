@@ -63,6 +63,8 @@ def create(name: str, **overrides: Any) -> nn.Module:
         raise ValueError(f"Unknown model {name!r}: {near(name, [*PRESETS, *MODELS])}.")
     section = _merge(PRESETS.get(name, {"name": name}), overrides)
     towers = section.pop("towers", {})
+    if towers and any(isinstance(section.get(side), nn.Module) for side in ("image", "text")):
+        raise ValueError("towers={...} changes towers given as mappings, not as modules.")
     for side in ("image", "text"):
         if isinstance(section.get(side), Mapping):
             tower = _merge(section[side], towers)

@@ -73,8 +73,10 @@ class SharedEncoder(Tower):
         """Token ids int32[b, l] -> L2-normalised float32[b, d]."""
         check_tokens(tokens, self.context_length)
         x = self.token_embedding(tokens) + self.text_positions.astype(self.dtype)[None]
-        # The first position is always a token, so a row is never all padding (softmax of nothing).
-        present = (tokens != 0) | (jnp.arange(self.context_length) == 0)[None]
+        # Padding is the tail of zeros: in some vocabularies 0 is a token too. The first position
+        # counts as one, so that a row is never all padding (softmax of nothing).
+        present = jnp.cumsum((jnp.asarray(tokens) != 0)[:, ::-1], axis=1)[:, ::-1] > 0
+        present = present | (jnp.arange(self.context_length) == 0)[None]
         return self._encode(x, 1, present, train)
 
     def __call__(self, images, tokens, *, train=False):
