@@ -122,7 +122,7 @@ def test_a_recipe_says_how_to_run_it_and_what_to_expect(path):
 @pytest.mark.parametrize("name", [name for name in PAPERS if "siglip" not in name])
 def test_a_recipe_without_its_path_says_what_to_fill_in(name):
     experiment = make_experiment(load(name))
-    tokenizer = make_tokenizer(load(name), Path("none"))
+    tokenizer = make_tokenizer(load(name))
     with pytest.raises(ValueError, match=r"path of the TFDS data set is empty.*source\.path=DIR"):
         experiment.train_batches(tokenizer)
 
@@ -164,7 +164,7 @@ def test_every_key_of_the_base_recipe_is_read():
 def everything(wanted):
     """Builds all that a config describes, data included."""
     experiment = make_experiment(wanted)
-    tokenizer = make_tokenizer(wanted, Path("none"))
+    tokenizer = make_tokenizer(wanted)
     experiment.train_batches(tokenizer).close()
     experiment.evaluations()
 

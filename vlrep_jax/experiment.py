@@ -5,7 +5,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +16,7 @@ from vlrep_jax.build import bind, build, check_options, find, near, plain
 from vlrep_jax.data.caption_choice import CAPTIONS
 from vlrep_jax.data.pipeline import Batches, train_batches
 from vlrep_jax.data.sources import SOURCES
-from vlrep_jax.data.tokenizers import TOKENIZERS, Tokenizer, load_tokenizer, train_bpe
+from vlrep_jax.data.tokenizers import TOKENIZERS, Tokenizer, train_bpe
 from vlrep_jax.data.transforms import TRANSFORMS
 from vlrep_jax.encoder import Encoder, make_encoder
 from vlrep_jax.evaluation import Evaluations
@@ -216,15 +215,13 @@ def check_keys(config: ConfigDict) -> None:
         raise ValueError(f"config.ema_decay={config.ema_decay} must be in [0, 1).")
 
 
-def make_tokenizer(config: ConfigDict, saved: Path) -> Tokenizer:
-    """The tokenizer of a run: the saved one, else a new one; 'bpe' is trained on the captions.
+def make_tokenizer(config: ConfigDict) -> Tokenizer:
+    """The tokenizer that a config names; 'bpe' is trained on the training captions.
 
     Raises:
       ValueError: an unknown tokenizer or option.
     """
     section = plain(config.tokenizer)
-    if saved.exists():
-        return load_tokenizer(saved)
     if section.get("name") == "bpe":
         check_options(train_bpe, set(section) - {"name"}, "tokenizer 'bpe'")
         return train_bpe(_training_texts(config), section.get("vocab_size", 2000))

@@ -64,10 +64,12 @@ class Session:
     def __init__(self, config: ConfigDict, workdir: Path):
         self.config, self.workdir, self.clock = config, workdir, Clock()
         self.is_writer = jax.process_index() == 0
-        workdirs.check_same_run(workdir, config)
+        is_begun = workdirs.check_same_run(workdir, config)
         self.experiment = make_experiment(config)
         self.clock.lap("set-up")
-        tokenizer = make_tokenizer(config, workdir / "tokenizer.json")
+        tokenizer_path = workdir / "tokenizer.json"
+        # The checkpoints' tokenizer is the saved one; before the first, it is the config's.
+        tokenizer = load_tokenizer(tokenizer_path) if is_begun else make_tokenizer(config)
         check_vocabulary(tokenizer, self.experiment.model)
         self.batches = self.experiment.train_batches(tokenizer)
         self.evaluations = self.experiment.evaluations()
@@ -77,8 +79,8 @@ class Session:
         self.start_step = max(self.checkpoints.steps(), default=0)
         self.counts = dict.fromkeys(("bad", "truncated"), 0)  # samples since step 0
         self.results = {}  # of the newest evaluation
-        if self.is_writer and not self.start_step:
-            tokenizer.save(workdir / "tokenizer.json")
+        if self.is_writer and not is_begun:
+            tokenizer.save(tokenizer_path)
         self.writer = metrics.MetricsWriter(
             workdir,
             start_step=self.start_step,

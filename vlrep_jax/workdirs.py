@@ -56,13 +56,17 @@ def read_config(workdir: Path) -> ConfigDict:
         raise ValueError(f"{path} holds no config ({error}); it was changed or cut.") from None
 
 
-def check_same_run(workdir: Path, config: ConfigDict) -> None:
-    """Raises ValueError where a directory holds a run of another config, naming what differs."""
+def check_same_run(workdir: Path, config: ConfigDict) -> bool:
+    """Whether a directory holds a run of this config, begun and to be continued.
+
+    Raises:
+      ValueError: it holds a run of another config; the message names what differs.
+    """
     if workdir.exists() and not workdir.is_dir():
         raise ValueError(f"--workdir={workdir} is a file; name a directory.")
     checkpoints = workdir / "checkpoints"
     if not checkpoints.is_dir() or not any(checkpoints.iterdir()):
-        return  # nothing was trained yet that could be mixed with something else
+        return False  # nothing was trained yet that could be mixed with something else
     for name in ("config.json", "tokenizer.json"):
         if not (workdir / name).exists():
             raise ValueError(
@@ -79,6 +83,7 @@ def check_same_run(workdir: Path, config: ConfigDict) -> None:
             f"{workdir} holds a run of another config: {listing}{more}. Choose another --workdir, "
             "or restore these values to continue it."
         )
+    return True
 
 
 def versions() -> dict[str, str]:
