@@ -136,10 +136,17 @@ def test_a_recipe_that_is_not_there_or_is_none(fails, tmp_path):
     other = tmp_path / "other.py"
     other.write_text("x = 1\n")
     assert "has no function get_config" in fails(*train(tmp_path, recipe=other))
+    for text, message in [
+        ("get_config = lambda: 1 / 0", "ZeroDivisionError: division by zero"),
+        ("def get_config(:", "SyntaxError: invalid syntax"),
+        ("get_config = dict", "get_config returned dict, not a ConfigDict"),
+    ]:
+        other.write_text(text)
+        assert message in fails(*train(tmp_path / "w", recipe=other))
     large = f"{CONFIGS / 'clip_vit_l14.py'}:448"
     assert "image size of 224 or 336, not '448'" in fails(*train(tmp_path, recipe=large))
     small = f"{CONFIGS / 'clip_vit_b32.py'}:224"
-    assert "clip_vit_b32.py takes no argument" in fails(*train(tmp_path, recipe=small))
+    assert "the recipe takes no argument" in fails(*train(tmp_path, recipe=small))
 
 
 def test_a_data_directory_that_is_not_there(fails, tmp_path):
@@ -157,21 +164,29 @@ def test_a_data_directory_that_is_not_there(fails, tmp_path):
 
 
 def test_a_directory_of_another_run_names_what_differs(fails, tmp_path):
+    # Before the first checkpoint there is nothing that another config could be mixed with.
     workdirs.write_json(tmp_path / "config.json", plain(config(seed=3, steps=9)))
+    assert not workdirs.check_same_run(tmp_path, config())
+    (tmp_path / "checkpoints" / "5").mkdir(parents=True)
+    (tmp_path / "tokenizer.json").write_text("{}")
     message = fails(*train(tmp_path))
     assert "holds a run of another config: seed was 3, now 0; steps was 9, now 6." in message
     # What does not change the result may differ.
     same = plain(config(log_every=7, **{"parallel.wiring": "pmap"}))
-    workdirs.check_same_run(tmp_path, config(seed=3, steps=9))
+    assert workdirs.check_same_run(tmp_path, config(seed=3, steps=9))
     workdirs.write_json(tmp_path / "config.json", same)
-    workdirs.check_same_run(tmp_path, config())
+    assert workdirs.check_same_run(tmp_path, config())
 
 
 def test_a_directory_that_is_none(fails, tmp_path):
     (tmp_path / "w" / "checkpoints" / "5").mkdir(parents=True)
     assert "checkpoints without config.json" in fails(*train(tmp_path / "w"))
     (tmp_path / "w" / "config.json").write_text('{"seed": ')
-    assert "is not JSON" in fails(*train(tmp_path / "w"))
+    assert "checkpoints without tokenizer.json" in fails(*train(tmp_path / "w"))
+    (tmp_path / "w" / "tokenizer.json").write_text("{}")
+    for text in ('{"seed": ', "[]", "null"):
+        (tmp_path / "w" / "config.json").write_text(text)
+        assert "holds no config" in fails(*train(tmp_path / "w"))
     (tmp_path / "file").write_text("")
     assert str(tmp_path / "file") in fails(*train(tmp_path / "file"))
 
@@ -240,7 +255,7 @@ def test_ctrl_c_saves_says_how_to_continue_and_loses_nothing(tmp_path, capsys):
         process.kill()
     assert process.returncode == 42, errors
     last = errors.splitlines()[-1]
-    assert last.startswith("Stopped and saved. To continue: vlrep train --config=")
+    assert last.startswith("Stopped; what was trained is saved. To continue: vlrep train --config=")
     assert "Traceback" not in errors
     steps = [step for step, _ in losses(tmp_path / "stopped")]
     assert steps == list(range(1, len(steps) + 1)) and 7 <= len(steps) < 100

@@ -1,10 +1,13 @@
 """What the README says runs: its Python block, and the commands and files it names."""
 
 import re
+import shlex
 from pathlib import Path
 
 import jax
 import numpy as np
+
+from vlrep_jax import cli
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -26,6 +29,15 @@ def test_every_file_that_is_named_exists():
         assert (ROOT / name).exists(), name
     for name in re.findall(r"\]\((docs/[\w.]+)\)", README):
         assert (ROOT / name).exists(), name
+
+
+def test_the_commands_are_understood():
+    (block,) = re.findall(r"```\n(vlrep eval.*?)```", README, re.DOTALL)
+    for line in block.splitlines():
+        words = shlex.split(line, comments=True)
+        args, overrides = cli.parse(words[1:])
+        if args.command == "train":
+            cli.load_config(str(ROOT / args.config), overrides)
 
 
 def test_every_recipe_is_in_the_table():

@@ -228,7 +228,15 @@ def test_values_that_make_no_sense_are_refused():
         ("loss.name", "sotfmax", "Unknown loss 'sotfmax': did you mean 'softmax'"),
         ("optimizer.name", "adam", "Unknown optimizer 'adam': did you mean 'adamw'"),
         ("model.name", "ViT-B-23", "Unknown model 'ViT-B-23': did you mean 'ViT-B-32'"),
-        ("clip_norm", -1.0, "clip_norm=-1.0 must be positive"),
+        ("keep_checkpoints", 0, "config.keep_checkpoints=0 must be at least 1"),
+        ("seed", -1, "config.seed=-1 must not be negative"),
+        ("steps", 2.5, "config.steps=2.5 must be int"),
+        ("batch_size", "16", "config.batch_size='16' must be int"),
+        ("freeze", "image/.*", "config.freeze='image/.*' must be tuple"),
+        ("loss", "softmax", "config.loss='softmax' must be ConfigDict"),
+        ("parallel.fsdp", 0, "do not fit 8 devices"),
+        ("optimizer.clip_norm", 1.0, "config.optimizer has no key 'clip_norm'; clip_norm stands"),
+        ("clip_norm", -1.0, "config.clip_norm=-1.0 must not be negative"),
     ]:
         with pytest.raises(ValueError, match=message):
             make_experiment(config(**{path: value}))
