@@ -139,7 +139,7 @@ def test_a_recipe_that_is_not_there_or_is_none(fails, tmp_path):
     for text, message in [
         ("get_config = lambda: 1 / 0", "ZeroDivisionError: division by zero"),
         ("def get_config(:", "SyntaxError: invalid syntax"),
-        ("get_config = dict", "get_config returned dict, not a ConfigDict"),
+        ("def get_config():\n    return {}", "get_config returned dict, not a ConfigDict"),
     ]:
         other.write_text(text)
         assert message in fails(*train(tmp_path / "w", recipe=other))

@@ -181,7 +181,7 @@ def test_embedding_pictures_gives_what_evaluation_uses(workdir, loaded, tmp_path
 
 def test_embedding_texts_gives_what_evaluation_uses(workdir, loaded, tmp_path):
     texts, _ = captions(EmojiCaptions(emoji_dir(), "unseen"))
-    (tmp_path / "texts.txt").write_text("\n".join(texts[:300]) + "\n\n", encoding="utf-8")
+    (tmp_path / "texts.txt").write_text("\n".join(texts[:300]) + "\n", encoding="utf-8")
     found = embedded(workdir, tmp_path / "o.npz", f"--texts={tmp_path / 'texts.txt'}")
     assert found["texts"].tolist() == texts[:300]
     assert_same_directions(found["embeddings"], loaded[1].texts(texts)[:300])

@@ -51,9 +51,12 @@ def read_config(workdir: Path) -> ConfigDict:
             f"vlrep train --config=FILE --workdir={workdir}."
         )
     try:
-        return ConfigDict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError, AttributeError) as error:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise ValueError(f"{path} holds no config ({error}); it was changed or cut.") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds no config but {type(values).__name__}; it was changed.")
+    return ConfigDict(values)
 
 
 def check_same_run(workdir: Path, config: ConfigDict) -> bool:
