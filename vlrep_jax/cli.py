@@ -2,6 +2,7 @@
 
 import argparse
 import inspect
+import logging
 import runpy
 import shlex
 import sys
@@ -26,6 +27,8 @@ CONFIG_HELP = (
 def main(argv: list[str] | None = None) -> None:
     """Runs the command line and exits with its code."""
     args, config_args = parse(argv if argv is not None else sys.argv[1:])
+    # Orbax warns of a reader's checkpoints being read only, which is what was asked for.
+    logging.getLogger("absl").setLevel(logging.ERROR)
     try:
         sys.exit(args.run(args, config_args))
     except USER_ERRORS as error:
