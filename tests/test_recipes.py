@@ -253,3 +253,10 @@ def test_values_of_another_type_are_refused(key, value, kind):
     # Written anew: a ConfigDict itself refuses to change the type of what it holds.
     with pytest.raises(ValueError, match=rf"config\.{key}=.* must be {kind}"):
         make_experiment(ConfigDict({**plain(config()), key: value}))
+
+
+def test_a_misspelt_option_of_a_part_of_a_transform_is_one_line(monkeypatch):
+    monkeypatch.setitem(SOURCES, "squares", Squares)
+    wanted = config(**{"data.transform": {"name": "augment", "affine": {"degres": 3.0}}})
+    with pytest.raises(ValueError, match=r"config\.data\.transform: .*'degres'"):
+        make_experiment(wanted).train_batches(make_tokenizer(wanted))

@@ -100,9 +100,14 @@ class Experiment:
         """This process's batches of the training data."""
         data = self.config.data
         check_divides(self.config.batch_size, jax.device_count())
+        transform = bind(TRANSFORMS, data.transform, "transform", size=self.image_size)
+        try:  # nested options have no table to be checked against; now is sooner than in a thread
+            transform(np.zeros((4, 4, 3), np.uint8), np.random.default_rng(0))
+        except TypeError as error:
+            raise ValueError(f"config.data.transform: {error}.") from None
         return train_batches(
             build(SOURCES, data.source, "source"),
-            transform=bind(TRANSFORMS, data.transform, "transform", size=self.image_size),
+            transform=transform,
             caption=bind(CAPTIONS, data.caption, "caption"),
             tokenizer=tokenizer,
             context_length=self.context_length,
