@@ -31,7 +31,7 @@ COUNTS = {"train": 7202, "unseen": 352, "unseen_openmoji": 352, "unseen_motifs":
 CONTENT = "293d5e58a83220b046abd2a5fa52902d5c6f78373b086933e19288967e66d55f"
 _SIDE = 72  # Twemoji's own size in pixels
 # The first of 0, 1, 2, ... that holds out 330 to 400 Twemoji pictures and no concept of more than
-# 50, which would be most of the test. Chosen from the names alone, before any model was trained.
+# 50, which would be most of the test. The rule looks at names alone.
 _SALT, _UNSEEN_SHARE = 3, 0.11
 _STALE_S = 3600
 
