@@ -19,7 +19,7 @@ FILES = {
 # `models` and `data` are held to more below.
 LAYERS = (
     ("cli",),
-    ("run",),
+    ("run", "plan"),
     ("experiment",),
     ("evaluation", "workdirs", "report"),
     ("train", "encoder", "checkpoint", "metrics"),
@@ -29,7 +29,7 @@ LAYERS = (
     ("collectives", "build", "recipes"),
 )
 LEVEL = {unit: level for level, units in enumerate(LAYERS) for unit in units}
-SEE_CONFIGS = {"recipes", "experiment", "run", "evaluation", "workdirs", "cli"}
+SEE_CONFIGS = {"recipes", "experiment", "run", "plan", "evaluation", "workdirs", "cli"}
 BARE_DATA = ("jax", "jaxlib", "flax", "optax", "orbax", "ml_collections", "tensorflow", "torch")
 LIMIT = 400
 
