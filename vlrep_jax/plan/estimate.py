@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import jax
@@ -61,8 +62,13 @@ class Plan:
         return asdict(self)
 
 
-def plan(config: ConfigDict, topology: Topology) -> Plan:
+def plan(config: ConfigDict, topology: Topology, say: Callable = lambda line: None) -> Plan:
     """Plans the train step that `vlrep train` would run on a topology.
+
+    Args:
+      config: of a recipe.
+      topology: of `topology.find`.
+      say: called with a line of progress, once the config is found good.
 
     Raises:
       ValueError: the config is wrong, or does not fit the number of devices.
@@ -77,6 +83,7 @@ def plan(config: ConfigDict, topology: Topology) -> Plan:
     count = len(topology.devices)
     check_divides(config.batch_size, count)
     experiment = make_experiment(config, topology.devices)
+    say(f"compiling for {topology.name}, which takes seconds to minutes")
     started = time.monotonic()
     program, memory, refusal = None, None, None
     try:
@@ -89,7 +96,7 @@ def plan(config: ConfigDict, topology: Topology) -> Plan:
             raise
     seconds = time.monotonic() - started
     limit = topology.memory_bytes if refusal is None else refusal[1]
-    peak = memory.peak_memory_in_bytes if refusal is None else refusal[0]
+    peak = _peak(memory, topology) if refusal is None else refusal[0]
     model_flops = training_flops(experiment) * config.batch_size
     return Plan(
         topology=topology.name,
@@ -112,7 +119,7 @@ def plan(config: ConfigDict, topology: Topology) -> Plan:
         collectives=program and collective_sums(program, topology, experiment.mesh),
         largest_operations=program and largest_operations(program, topology),
         compile_seconds=seconds,
-        notes=[*notes, *_notes(program, topology)],
+        notes=[*notes, *_notes(program, memory, topology)],
     )
 
 
@@ -226,6 +233,15 @@ _WRAPPERS = {
 }
 
 
+def _peak(memory, topology):
+    """Bytes of one device at the worst moment."""
+    if topology.chip is not None:
+        return memory.peak_memory_in_bytes  # what the TPU compiler compares with the chip's memory
+    # The CPU compiler's peak leaves temporaries out. All at once is what its runtime allocates.
+    outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return memory.argument_size_in_bytes + memory.temp_size_in_bytes + outputs
+
+
 def _speed(program, topology, experiment, model_flops):
     """Times and what follows from them; all None where the compiler gives no cycles."""
     chip, config = topology.chip, experiment.config
@@ -248,7 +264,7 @@ def _speed(program, topology, experiment, model_flops):
     return dict(zip(names, values, strict=True))
 
 
-def _notes(program, topology):
+def _notes(program, memory, topology):
     notes = []
     if topology.chip is None:
         notes.append(
@@ -261,6 +277,12 @@ def _notes(program, topology):
             "collectives (collective_seconds, at published link bandwidth, if none is hidden "
             "behind computation), input data, copies between memories and custom kernels."
         )
+        whole = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+        if memory.peak_memory_in_bytes <= topology.memory_bytes < whole:
+            notes.append(
+                "The compiler accepts the program by its peak, but arguments and temporaries "
+                "together are more than the chip has: leave a margin."
+            )
         if not topology.chip.is_calibrated:
             notes.append(
                 f"The clock of {topology.chip.name} is not calibrated: an 8192^3 product takes 1.4 "

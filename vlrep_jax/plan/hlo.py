@@ -127,7 +127,7 @@ def parse(text: str) -> Program:
 def executed(program: Program) -> list[tuple[Instruction, int, str]]:
     """[(instruction, times one execution runs it, its computation)], those of fusions left out.
 
-    Of a conditional's branches only the one with the most cycles counts.
+    Of a conditional's branches only the one with the most cycles counts, or the most collectives.
     """
     return list(_executed(program, program.entry, 1))
 
@@ -170,12 +170,17 @@ def _executed(program, computation, times):
         elif instruction.opcode == "conditional":
             yield from max(
                 (list(_executed(program, name, times)) for name in _branches(instruction)),
-                key=lambda branch: sum(n * inner.cycles for inner, n, _ in branch),
+                key=_weight,
                 default=(),
             )
         elif instruction.opcode in ("call", "async-start"):
             for name in instruction.called("to_apply") or instruction.called("calls"):
                 yield from _executed(program, name, times)
+
+
+def _weight(branch):
+    collective = sum(n for inner, n, _ in branch if _collective_kind(inner.opcode))
+    return sum(n * inner.cycles for inner, n, _ in branch), collective
 
 
 def _branches(conditional):

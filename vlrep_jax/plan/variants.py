@@ -53,7 +53,7 @@ def changed(config: ConfigDict, change: Change) -> ConfigDict:
 
 def label(change: Change) -> str:
     """How a change is called: 'remat=full, fsdp=16'."""
-    return ", ".join(f"{lever}={value}" for lever, value in change.items()) or "as it is"
+    return ", ".join(f"{lever}={value}" for lever, value in change.items()) or "the recipe"
 
 
 def savers(config: ConfigDict, topology: Topology) -> dict[str, list]:
@@ -130,11 +130,10 @@ def best(plans: list[tuple[dict, Plan]]) -> tuple[dict, Plan] | None:
 
 def planned(config: ConfigDict, topology: Topology, change: Change, say: Callable) -> Plan:
     """The plan of a changed config, with a line before and after: compiling takes minutes."""
-    say(f"compiling for {topology.name}: {label(change)} (seconds to minutes)")
-    made = plan(changed(config, change), topology)
-    took = f"{made.compile_seconds:.0f} s"
+    made = plan(changed(config, change), topology, lambda line: say(f"{label(change)}: {line}"))
     outcome = "fits" if made.fits else "does not fit"
-    say(f"  {outcome}: {size(made.peak_bytes)} of {size(made.memory_bytes)} ({took})")
+    there, took = size(made.memory_bytes), f"{made.compile_seconds:.0f} s"
+    say(f"{label(change)}: {outcome}, {size(made.peak_bytes)} of {there} (after {took})")
     return made
 
 
@@ -148,4 +147,4 @@ def _planned(config, topology, changes, say) -> Iterator[tuple[dict, Plan]]:
         try:
             yield change, planned(config, topology, change, say)
         except ValueError as error:  # such as a batch that cannot be split so; the others can
-            say(f"  left out: {error}")
+            say(f"{label(change)}: left out: {error}")
