@@ -111,6 +111,8 @@ def test_a_wrong_flag_is_shown_with_the_usage(argv, words, capsys):
         ("--config.tokenizer.name=pbe", "Unknown tokenizer 'pbe': did you mean 'bpe'?"),
         ("--config.data.source.name=square", "did you mean 'squares'?"),
         ("--config.batch_size=12", "batch_size=12 must be a multiple of 8 devices; the nearest is"),
+        ("--config.chunks=3", "a multiple of 8 devices times 3 chunks; the nearest is 24"),
+        ("--config.chunks=0", "config.chunks=0 must be at least 1"),
         ("--config.model.text.vocab_size=9", "300 ids, but the model's vocab_size is 9"),
         ("--config.parallel.data=3", "parallel.data=3, parallel.fsdp=1 do not fit 8 devices"),
     ],
