@@ -227,8 +227,8 @@ def paths(section, prefix=""):
             yield from paths(value, f"{prefix}{key}.")
 
 
-# Names of evaluations are a user's own; an option of `retrieval` is looked at when it first runs.
-OWN_NAMES = ("evals.own", "evals.own.chunk", "evals.own.name")
+# Names of evaluations are a user's own.
+OWN_NAMES = ("evals.own",)
 
 
 @pytest.mark.parametrize("path", [p for p in paths(FULL) if p not in OWN_NAMES])
