@@ -39,7 +39,16 @@ def sigmoid(image, text, scale, bias, pair_ids=None, weights=None):
     return value, gradients | {"bias": by_logit.sum()}, _accuracies(similarity, ids, weights)
 
 
-ORACLES = {"softmax": softmax, "sigmoid": sigmoid, "vild": vild, "clip_article": clip_article}
+ORACLES = {
+    "softmax": softmax,
+    "softmax_ring": softmax,
+    "softmax_matrix": softmax,
+    "sigmoid": sigmoid,
+    "sigmoid_ring": sigmoid,
+    "sigmoid_matrix": sigmoid,
+    "vild": vild,
+    "clip_article": clip_article,
+}
 
 
 def _softmax(image, text, pair_ids, weights, scale, share):
@@ -84,8 +93,12 @@ def _to_leaves(by_logit, image, text, scale, present):
 
 
 def _accuracies(similarity, ids, weights):
-    to_text = ids[similarity.argmax(axis=1)] == ids
-    to_image = ids[similarity.argmax(axis=0)] == ids
+    """A hit is a positive above every negative."""
+    positive = ids[:, None] == ids[None, :]
+    best = np.where(positive, similarity, -np.inf)
+    rival = np.where(positive, -np.inf, similarity)
+    to_text = best.max(axis=1) > rival.max(axis=1)
+    to_image = best.max(axis=0) > rival.max(axis=0)
     return {
         "image_to_text_accuracy": weights @ to_text / weights.sum(),
         "text_to_image_accuracy": weights @ to_image / weights.sum(),

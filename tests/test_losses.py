@@ -152,7 +152,7 @@ def test_vild_averages_the_directions_or_sums_them():
     assert vild(image, text, 1 / 0.07, None, sum_directions=True)[0] == 2 * base
 
 
-@pytest.mark.parametrize("name", [name for name in LOSSES if name != "sigmoid"])
+@pytest.mark.parametrize("name", [name for name in LOSSES if "sigmoid" not in name])
 def test_bias_cancels_in_a_softmax(name):
     image, text = embeddings()
     assert LOSSES[name](image, text, 5.0, None)[0] == LOSSES[name](image, text, 5.0, -10.0)[0]

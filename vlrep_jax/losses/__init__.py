@@ -1,6 +1,6 @@
 """Losses over image-text pairs, all with one contract.
 
-    loss(image, text, scale, bias, *, axis_name=None, pair_ids=None, weights=None)
+    loss(image, text, scale, bias, *, axis_name=None, pair_ids=None, weights=None, chunk=None)
         -> (value, metrics)
 
 Args:
@@ -27,15 +27,30 @@ Raises:
   ValueError: shapes or dtypes that do not fit, or a bias missing where the loss needs one.
 """
 
-from vlrep_jax.losses.sigmoid import sigmoid
-from vlrep_jax.losses.softmax import clip_article, softmax
+from vlrep_jax.losses.matrix import sigmoid_matrix, softmax_matrix
+from vlrep_jax.losses.sigmoid import sigmoid, sigmoid_ring
+from vlrep_jax.losses.softmax import clip_article, softmax, softmax_ring
 from vlrep_jax.losses.vild import vild
 
 LOSSES = {
     "softmax": softmax,
+    "softmax_ring": softmax_ring,
+    "softmax_matrix": softmax_matrix,
     "sigmoid": sigmoid,
+    "sigmoid_ring": sigmoid_ring,
+    "sigmoid_matrix": sigmoid_matrix,
     "vild": vild,
     "clip_article": clip_article,
 }
 
-__all__ = ["LOSSES", "clip_article", "sigmoid", "softmax", "vild"]
+__all__ = [
+    "LOSSES",
+    "clip_article",
+    "sigmoid",
+    "sigmoid_matrix",
+    "sigmoid_ring",
+    "softmax",
+    "softmax_matrix",
+    "softmax_ring",
+    "vild",
+]

@@ -1,4 +1,4 @@
-"""What every loss needs of the global batch: its rows, which are positives, sums over it."""
+"""What every loss needs of a shard's pairs: checks, labels, positives, means over the batch."""
 
 from typing import NamedTuple
 
@@ -6,89 +6,96 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from vlrep_jax.collectives import first_row, gather_batch, global_sum
+from vlrep_jax.collectives import first_row, gather_batch, global_sum, vary_like
 
-# Stands for -inf on absent columns: exp() of it is 0, and a row of nothing else makes no NaN.
-_ABSENT_LOGIT = -1e30
+# Stands for -inf where a logit does not count: exp() of it is 0, and nothing else makes no NaN.
+NO_LOGIT = -1e30
+
+
+class Labels(NamedTuple):
+    """Which rows are positives of which columns, and which are there at all."""
+
+    ids: jax.Array  # int32[n]; equal ids are positives
+    weights: jax.Array | None  # float32[n]; None: 1 each
 
 
 class Pairs(NamedTuple):
-    """A shard's b rows beside all B rows of the global batch; embeddings of absent pairs are 0."""
+    """A shard's b pairs; embeddings of absent pairs are 0."""
 
     image: jax.Array  # float32[b, d]
     text: jax.Array  # float32[b, d]
-    all_image: jax.Array  # float32[B, d]
-    all_text: jax.Array  # float32[B, d]
-    is_positive: jax.Array  # bool[b, B], in either direction; False on absent columns
-    weights: jax.Array  # float32[b]
-    all_weights: jax.Array  # float32[B]
+    labels: Labels  # of b
+    unique: bool  # every row has one positive, the other half of its pair
+
+    def gathered(self, axis_name) -> tuple[jax.Array, Labels]:
+        """The texts float32[B, d] of the global batch and their labels."""
+        all_text = gather_batch(self.text, axis_name)
+        ids, weights = self.labels
+        if self.unique:
+            all_ids = vary_like(jnp.arange(len(all_text), dtype=ids.dtype), all_text)
+        else:
+            all_ids = gather_batch(ids, axis_name)
+        all_weights = None if weights is None else gather_batch(weights, axis_name)
+        return all_text, Labels(all_ids, all_weights)
 
 
-def gather_pairs(image, text, *, axis_name, pair_ids, weights) -> Pairs:
-    """Checks a loss's arguments and gathers the global batch (see `vlrep_jax.losses`)."""
+def make_pairs(image, text, *, axis_name, pair_ids, weights) -> Pairs:
+    """Checks a loss's arguments (see `vlrep_jax.losses`)."""
     _check_rows(image, text, pair_ids, weights)
     rows = image.shape[0]
-    if pair_ids is None:
-        pair_ids = first_row(rows, axis_name) + jnp.arange(rows)
-    weights = jnp.ones(rows) if weights is None else lax.stop_gradient(weights)
-    weights = weights.astype(jnp.float32)
-    # Absent rows may hold anything, NaN included. The cast comes before the gather so that the
-    # gradients of gathered bfloat16 rows are summed over the shards in float32.
-    present = (weights > 0)[:, None]
-    image = jnp.where(present, image.astype(jnp.float32), 0)
-    text = jnp.where(present, text.astype(jnp.float32), 0)
-    all_ids = gather_batch(pair_ids, axis_name)
-    all_weights = gather_batch(weights, axis_name)
-    return Pairs(
-        image=image,
-        text=text,
-        all_image=gather_batch(image, axis_name),
-        all_text=gather_batch(text, axis_name),
-        is_positive=(pair_ids[:, None] == all_ids[None, :]) & (all_weights > 0)[None, :],
-        weights=weights,
-        all_weights=all_weights,
+    ids = first_row(rows, axis_name) + jnp.arange(rows) if pair_ids is None else pair_ids
+    # The cast comes first so that gradients of gathered bfloat16 rows are summed in float32.
+    image, text = image.astype(jnp.float32), text.astype(jnp.float32)
+    if weights is not None:
+        weights = lax.stop_gradient(weights).astype(jnp.float32)
+        # Absent rows may hold anything, NaN included.
+        present = (weights > 0)[:, None]
+        image, text = jnp.where(present, image, 0), jnp.where(present, text, 0)
+    labels = vary_like(Labels(jnp.asarray(ids), weights), image)
+    return Pairs(image, vary_like(text, image), labels, unique=pair_ids is None)
+
+
+def logits_by_kind(rows, columns, of_rows: Labels, of_columns: Labels):
+    """Logits [r, c] of negatives and of positives, each NO_LOGIT where the entry is not one."""
+    logits = lax.dot_general(
+        rows, columns, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32
     )
+    is_positive = of_rows.ids[:, None] == of_columns.ids[None, :]
+    negative = jnp.where(is_positive, NO_LOGIT, logits)
+    positive = jnp.where(is_positive, logits, NO_LOGIT)
+    if of_rows.weights is not None:
+        present = (of_rows.weights > 0)[:, None] & (of_columns.weights > 0)[None, :]
+        negative = jnp.where(present, negative, NO_LOGIT)
+        positive = jnp.where(present, positive, NO_LOGIT)
+    return negative, positive
 
 
-def scaled_similarity(rows, columns, scale):
-    """Returns scale * <row, column>, float32[b, B]. Precision: `jax_default_matmul_precision`."""
-    return _scalar(scale, "scale") * (rows @ columns.T)
-
-
-def add_bias(logits, bias):
-    """Returns logits + bias."""
-    return logits + _scalar(bias, "bias")
-
-
-def without_absent(logits, pairs: Pairs):
-    """Returns the logits with absent columns too low to count in a softmax or to be the largest."""
-    return jnp.where((pairs.all_weights > 0)[None, :], logits, _ABSENT_LOGIT)
-
-
-def hits(logits, pairs: Pairs):
-    """Returns float32[b]: 1 where the row's largest logit is a positive's."""
-    best = jnp.argmax(logits, axis=1, keepdims=True)
-    return jnp.take_along_axis(pairs.is_positive, best, axis=1)[:, 0].astype(jnp.float32)
-
-
-def per_weight(rows, pairs: Pairs, axis_name):
-    """Sums every float32[b] leaf of `rows` over the global batch and divides by the sum of weights.
-
-    Without any weight the sums, which are then 0, come back as they are.
-    """
-    sums = jax.tree.map(jnp.sum, rows)
-    sums, total = global_sum((sums, jnp.sum(pairs.weights)), axis_name)
-    total = jnp.where(total > 0, total, 1)
-    return jax.tree.map(lambda x: x / total, sums)
-
-
-def _scalar(x, name):
+def as_scalar(x, name):
     """float32[] from a scalar of any kind."""
     if jnp.shape(x) != ():
         raise ValueError(
             f"{name} must be a scalar, not of shape {jnp.shape(x)}; index or reshape it."
         )
     return jnp.asarray(x, jnp.float32)
+
+
+def weighted_mean(rows, weights, axis_name):
+    """The mean over the global batch of every float32[b] leaf of `rows`; without any weight, 0."""
+    if weights is not None:
+        rows = jax.tree.map(lambda x: weights * x, rows)
+    return per_weight(rows, weights, axis_name)
+
+
+def per_weight(rows, weights, axis_name):
+    """Sums every float32[b] leaf of `rows` over the global batch and divides by the sum of weights.
+
+    Without any weight the sums, which are then 0, come back as they are.
+    """
+    if weights is None:
+        weights = jnp.ones_like(jax.tree.leaves(rows)[0])
+    sums, total = global_sum(jax.tree.map(jnp.sum, (rows, weights)), axis_name)
+    total = jnp.where(total > 0, total, 1)
+    return jax.tree.map(lambda x: x / total, sums)
 
 
 def _check_rows(image, text, pair_ids, weights):

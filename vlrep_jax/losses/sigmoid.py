@@ -4,17 +4,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from vlrep_jax.losses.pairs import (
-    add_bias,
-    gather_pairs,
-    hits,
-    per_weight,
-    scaled_similarity,
-    without_absent,
-)
+from vlrep_jax.collectives import vary_like
+from vlrep_jax.losses.chunks import chunk_size
+from vlrep_jax.losses.maxima import accuracies, of_own_columns
+from vlrep_jax.losses.pairs import as_scalar, make_pairs, per_weight, weighted_mean
+from vlrep_jax.losses.sigmoid_tiles import cost_sums
 
 
-def sigmoid(image, text, scale, bias, *, axis_name=None, pair_ids=None, weights=None):
+def sigmoid(image, text, scale, bias, *, axis_name=None, pair_ids=None, weights=None, chunk=None):
     """Pairwise sigmoid loss: -sum_ij log_sigmoid(z_ij * logit_ij) / B.
 
     SigLIP's loss (arXiv:2303.15343, algorithm 1):
@@ -23,26 +20,47 @@ def sigmoid(image, text, scale, bias, *, axis_name=None, pair_ids=None, weights=
     are present, else 0, and the sum is divided by the sum of weights.
     Arguments, result and errors as in `vlrep_jax.losses`; `bias` is required.
     """
-    if bias is None:
-        raise ValueError("sigmoid needs a bias, got None: create the model with a logit bias.")
-    pairs = gather_pairs(image, text, axis_name=axis_name, pair_ids=pair_ids, weights=weights)
-    similarity = scaled_similarity(pairs.image, pairs.all_text, scale)
-    logits = add_bias(similarity, bias)
-    costs = jax.nn.softplus(jnp.where(pairs.is_positive, -logits, logits))
-    value = per_weight(jnp.sum(_term_weights(pairs) * costs, axis=1), pairs, axis_name)
-
-    # One direction covers the whole matrix for the loss; the other is for the metrics alone.
-    to_text, to_image = lax.stop_gradient(
-        (similarity, scaled_similarity(pairs.text, pairs.all_image, scale))
+    pairs = make_pairs(image, text, axis_name=axis_name, pair_ids=pair_ids, weights=weights)
+    rows, bias = _rows_and_bias(pairs, scale, bias)
+    all_text, all_labels = pairs.gathered(axis_name)
+    size = chunk_size(chunk, len(rows), len(all_text))
+    costs, (of_rows, of_columns) = cost_sums(
+        rows, all_text, bias, pairs.labels, all_labels, pairs.unique, size, None
     )
-    metrics = {
-        "image_to_text_accuracy": pairs.weights * hits(without_absent(to_text, pairs), pairs),
-        "text_to_image_accuracy": pairs.weights * hits(without_absent(to_image, pairs), pairs),
-    }
-    return value, per_weight(metrics, pairs, axis_name)
+    maxima = of_rows, of_own_columns(of_columns, len(rows), axis_name)
+    return _of_global_batch(pairs, rows, bias, costs, maxima, axis_name)
 
 
-def _term_weights(pairs):
-    """float32[b, B]: (w_i + w_j) / 2 where pairs i and j are both present, else 0."""
-    rows, columns = pairs.weights[:, None], pairs.all_weights[None, :]
-    return jnp.where((rows > 0) & (columns > 0), (rows + columns) / 2, 0)
+def sigmoid_ring(
+    image, text, scale, bias, *, axis_name=None, pair_ids=None, weights=None, chunk=None
+):
+    """`sigmoid`, in memory that does not grow with the number of shards: texts travel in a ring.
+
+    Arguments, result and errors as in `vlrep_jax.losses`; `bias` is required.
+    """
+    pairs = make_pairs(image, text, axis_name=axis_name, pair_ids=pair_ids, weights=weights)
+    rows, bias = _rows_and_bias(pairs, scale, bias)
+    size = chunk_size(chunk, len(rows), len(rows))
+    labels = pairs.labels
+    costs, maxima = cost_sums(rows, pairs.text, bias, labels, labels, pairs.unique, size, axis_name)
+    return _of_global_batch(pairs, rows, bias, costs, maxima, axis_name)
+
+
+def _rows_and_bias(pairs, scale, bias):
+    if bias is None:
+        raise ValueError(
+            "A sigmoid loss needs a bias, got None: create the model with a logit bias."
+        )
+    rows = as_scalar(scale, "scale") * pairs.image
+    return rows, vary_like(as_scalar(bias, "bias"), rows)
+
+
+def _of_global_batch(pairs, rows, bias, costs, maxima, axis_name):
+    """(value, metrics) from what is known of this shard's b rows and columns."""
+    weights = pairs.labels.weights
+    if pairs.unique:
+        # Float32 whatever the product's precision.
+        costs_of_positives = jax.nn.softplus(-(jnp.sum(rows * pairs.text, axis=1) + bias))
+        costs += costs_of_positives if weights is None else weights * costs_of_positives
+    hits = lax.stop_gradient(accuracies(*maxima))
+    return per_weight(costs, weights, axis_name), weighted_mean(hits, weights, axis_name)

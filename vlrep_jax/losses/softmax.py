@@ -4,16 +4,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from vlrep_jax.losses.pairs import (
-    gather_pairs,
-    hits,
-    per_weight,
-    scaled_similarity,
-    without_absent,
-)
+from vlrep_jax.collectives import first_row, global_max, sum_to_owner
+from vlrep_jax.losses.chunks import chunk_size, take
+from vlrep_jax.losses.maxima import accuracies, of_own_columns
+from vlrep_jax.losses.pairs import as_scalar, make_pairs, weighted_mean
+from vlrep_jax.losses.softmax_tiles import LogSums, log_sums
 
 
-def softmax(image, text, scale, bias, *, axis_name=None, pair_ids=None, weights=None):
+def softmax(image, text, scale, bias, *, axis_name=None, pair_ids=None, weights=None, chunk=None):
     """Symmetric InfoNCE: the mean of the image-to-text and text-to-image cross-entropies.
 
     CLIP's loss (arXiv:2103.00020, figure 3). With `pair_ids` the target of a row is uniform over
@@ -23,13 +21,32 @@ def softmax(image, text, scale, bias, *, axis_name=None, pair_ids=None, weights=
     Example: for B pairs at scale 0 the value is ln B.
     """
     del bias
-    by_direction, metrics = cross_entropies(
-        image, text, scale, axis_name=axis_name, pair_ids=pair_ids, weights=weights
+    value, metrics = cross_entropy(
+        image, text, scale, axis_name=axis_name, pair_ids=pair_ids, weights=weights, chunk=chunk
     )
-    return sum(by_direction) / 2, metrics
+    return value / 2, metrics
 
 
-def clip_article(image, text, scale, bias, *, axis_name=None, pair_ids=None, weights=None):
+def softmax_ring(
+    image, text, scale, bias, *, axis_name=None, pair_ids=None, weights=None, chunk=None
+):
+    """`softmax`, in memory that does not grow with the number of shards: texts travel in a ring.
+
+    Arguments, result and errors as in `vlrep_jax.losses`.
+    """
+    del bias
+    pairs = make_pairs(image, text, axis_name=axis_name, pair_ids=pair_ids, weights=weights)
+    rows = as_scalar(scale, "scale") * pairs.image
+    size = chunk_size(chunk, len(rows), len(rows))
+    labels = pairs.labels
+    sums, maxima = log_sums(rows, pairs.text, labels, labels, pairs.unique, size, axis_name)
+    value, metrics = _of_global_batch(pairs, rows, sums, maxima, axis_name)
+    return value / 2, metrics
+
+
+def clip_article(
+    image, text, scale, bias, *, axis_name=None, pair_ids=None, weights=None, chunk=None
+):
     """Contrastive loss + cross-entropy "that predicts the probability of a pair".
 
     The reading of CLIP in which both terms come from the same similarity matrix: the contrastive
@@ -38,33 +55,58 @@ def clip_article(image, text, scale, bias, *, axis_name=None, pair_ids=None, wei
     `contrastive` and `cross_entropy`.
     """
     del bias
-    by_direction, metrics = cross_entropies(
-        image, text, scale, axis_name=axis_name, pair_ids=pair_ids, weights=weights
+    value, metrics = cross_entropy(
+        image, text, scale, axis_name=axis_name, pair_ids=pair_ids, weights=weights, chunk=chunk
     )
-    cross_entropy = sum(by_direction)
-    terms = {"contrastive": cross_entropy / 2, "cross_entropy": cross_entropy}
+    terms = {"contrastive": value / 2, "cross_entropy": value}
     return sum(terms.values()), metrics | lax.stop_gradient(terms)
 
 
-def cross_entropies(image, text, scale, *, axis_name, pair_ids, weights):
-    """Returns the global ((image-to-text, text-to-image) cross-entropies, metrics)."""
-    pairs = gather_pairs(image, text, axis_name=axis_name, pair_ids=pair_ids, weights=weights)
-    to_text = without_absent(scaled_similarity(pairs.image, pairs.all_text, scale), pairs)
-    to_image = without_absent(scaled_similarity(pairs.text, pairs.all_image, scale), pairs)
-    rows = {
-        "losses": (_cross_entropy(to_text, pairs), _cross_entropy(to_image, pairs)),
-        "metrics": {
-            "image_to_text_accuracy": hits(to_text, pairs),
-            "text_to_image_accuracy": hits(to_image, pairs),
-        },
-    }
-    means = per_weight(jax.tree.map(lambda x: pairs.weights * x, rows), pairs, axis_name)
-    return means["losses"], means["metrics"]
+def cross_entropy(image, text, scale, *, axis_name, pair_ids, weights, chunk):
+    """Returns (the sum of the two directions' global cross-entropies, metrics)."""
+    pairs = make_pairs(image, text, axis_name=axis_name, pair_ids=pair_ids, weights=weights)
+    rows = as_scalar(scale, "scale") * pairs.image
+    all_text, all_labels = pairs.gathered(axis_name)
+    size = chunk_size(chunk, len(rows), len(all_text))
+    (row_sums, column_sums), (row_maxima, column_maxima) = log_sums(
+        rows, all_text, pairs.labels, all_labels, pairs.unique, size, None
+    )
+    own_sums = _of_own_columns(column_sums, column_maxima, len(rows), axis_name)
+    own_maxima = of_own_columns(column_maxima, len(rows), axis_name)
+    return _of_global_batch(pairs, rows, (row_sums, own_sums), (row_maxima, own_maxima), axis_name)
 
 
-def _cross_entropy(logits, pairs):
-    """float32[b]: each row against the uniform distribution over its positives."""
-    log_probs = jax.nn.log_softmax(logits, axis=1)
-    # An absent row may have no positive; its weight of 0 removes it.
-    positives = jnp.maximum(jnp.sum(pairs.is_positive, axis=1), 1)
-    return -jnp.sum(jnp.where(pairs.is_positive, log_probs, 0), axis=1) / positives
+def _of_own_columns(sums: LogSums, maxima, rows, axis_name):
+    """From each shard's share in all B columns to this shard's own columns, over all shards."""
+
+    def log_sum(share, maximum):
+        # Over real maxima: exp(share - scale) would underflow where no row is near the column.
+        maximum = global_max(maximum, axis_name)
+        total = sum_to_owner(jnp.exp(share - maximum), axis_name)
+        return take(maximum, first_row(rows, axis_name), rows) + jnp.log(total)
+
+    negative = log_sum(sums.negative, maxima.negative)
+    if sums.positive is None:
+        return LogSums(negative, None, None, None)
+    positive = log_sum(sums.positive, maxima.positive)
+    return LogSums(negative, positive, sum_to_owner(sums.positive_total, axis_name), None)
+
+
+def _of_global_batch(pairs, rows, sums, maxima, axis_name):
+    """(sum of both directions' cross-entropies, metrics) from what is known of b rows, columns."""
+    row_sums, column_sums = sums
+    if pairs.unique:
+        # Float32 whatever the product's precision, and exact to the last bit near convergence.
+        logit = jnp.sum(rows * pairs.text, axis=1)
+        costs = sum(jax.nn.softplus(one.negative - logit) for one in sums)
+    else:
+        # Rows and columns of one id have one number of positives; absent ones have none.
+        number = jnp.maximum(row_sums.positives, 1)
+        costs = sum(
+            jax.nn.softplus(one.negative - one.positive)
+            + one.positive
+            - one.positive_total / number
+            for one in (row_sums, column_sums)
+        )
+    hits = lax.stop_gradient(accuracies(*maxima))
+    return weighted_mean((costs, hits), pairs.labels.weights, axis_name)

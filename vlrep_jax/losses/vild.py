@@ -1,6 +1,6 @@
 """ViLD's contrastive loss in the article's reading: symmetric InfoNCE at a fixed temperature."""
 
-from vlrep_jax.losses.softmax import cross_entropies
+from vlrep_jax.losses.softmax import cross_entropy
 
 
 def vild(
@@ -12,6 +12,7 @@ def vild(
     axis_name=None,
     pair_ids=None,
     weights=None,
+    chunk=None,
     sum_directions=False,
 ):
     """Symmetric InfoNCE; the model passes its fixed scale, 1 / 0.07, as `scale`.
@@ -22,7 +23,7 @@ def vild(
     Arguments, result and errors as in `vlrep_jax.losses`.
     """
     del bias
-    by_direction, metrics = cross_entropies(
-        image, text, scale, axis_name=axis_name, pair_ids=pair_ids, weights=weights
+    value, metrics = cross_entropy(
+        image, text, scale, axis_name=axis_name, pair_ids=pair_ids, weights=weights, chunk=chunk
     )
-    return sum(by_direction) / (1 if sum_directions else 2), metrics
+    return value / (1 if sum_directions else 2), metrics
