@@ -81,7 +81,7 @@ def plan(config: ConfigDict, topology: Topology, say: Callable = lambda line: No
         config.parallel.wiring = "jit"
         config.lock()
     count = len(topology.devices)
-    check_divides(config.batch_size, count)
+    check_divides(config.batch_size, count, config.chunks)
     experiment = make_experiment(config, topology.devices)
     say(f"compiling for {topology.name}, which takes seconds to minutes")
     started = time.monotonic()

@@ -1,7 +1,7 @@
 """Changes of a recipe that trade memory for time: what to try, and which of them fit.
 
-The levers are those that this version has: policies in REMAT_POLICIES, `config.chunks`, ring forms
-in LOSSES, and the mesh axis that splits parameters.
+The levers are the policies in REMAT_POLICIES, `config.chunks`, the forms of a loss in LOSSES, and
+the mesh axis that splits parameters.
 """
 
 import itertools
@@ -23,12 +23,15 @@ Change = Mapping[str, object]  # lever -> value
 
 
 def current(config: ConfigDict) -> dict[str, object]:
-    """The values that a config gives the levers it has."""
+    """The values that a config gives the levers; of two towers the image's counts."""
     model = models.create(**{"name": None, **plain(config.model)})
     tower = getattr(model, "image", model)
-    values = {"remat": getattr(tower, "remat", None), "chunks": config.get("chunks")}
-    values |= {"fsdp": config.parallel.fsdp, "loss": config.loss.name}
-    return {lever: value for lever, value in values.items() if value is not None}
+    return {
+        "remat": tower.remat,
+        "chunks": config.chunks,
+        "fsdp": config.parallel.fsdp,
+        "loss": config.loss.name,
+    }
 
 
 def changed(config: ConfigDict, change: Change) -> ConfigDict:
@@ -60,16 +63,18 @@ def savers(config: ConfigDict, topology: Topology) -> dict[str, list]:
     """By lever, the values that need less memory than the config's, the mildest first."""
     now, count = current(config), len(topology.devices)
     rows = config.batch_size // count
-    # Of policies only the order of REMAT_POLICIES is known: 'none' is first, 'full' saves most.
-    policies = [name for name in REMAT_POLICIES if name not in ("none", now.get("remat"))]
-    policies = [] if now.get("remat") == "full" else sorted(policies, key="full".__eq__)
+    # Of policies it is known that 'none' keeps everything and 'full' least.
+    policies = [name for name in REMAT_POLICIES if name not in ("none", now["remat"])]
+    policies = [] if now["remat"] == "full" else sorted(policies, key="full".__eq__)
     splits = [n for n in (4, 16, 64, 256) if n <= count and count % n == 0] or [count]
     values = {
         "remat": policies,
-        "chunks": [n for n in (4, 16) if n > now.get("chunks", n) and rows % n == 0],
+        "chunks": [n for n in (4, 16) if n > now["chunks"] and rows % n == 0],
         "fsdp": [n for n in splits if n > now["fsdp"]],
-        "loss": [name for name in (f"{now['loss']}_ring",) if name in LOSSES],
+        "loss": [name for name in _forms(now["loss"]) if name != now["loss"]],
     }
+    if now["loss"].endswith("_ring"):
+        values["loss"] = []
     return {lever: tried for lever, tried in values.items() if tried}
 
 
@@ -95,19 +100,22 @@ def advise(config: ConfigDict, topology: Topology, say: Callable) -> list[tuple[
 def combinations(config: ConfigDict, topology: Topology) -> list[dict]:
     """Every combination of remat, chunks, FSDP and loss that a sweep compares."""
     now, count = current(config), len(topology.devices)
-    base = now["loss"].removesuffix("_ring")
     rows = config.batch_size // count
     values = {
-        "remat": list(REMAT_POLICIES) if "remat" in now else [],
-        "chunks": sorted({1, 4, now["chunks"]}) if "chunks" in now else [],
+        "remat": list(REMAT_POLICIES),
+        "chunks": [n for n in sorted({1, 4, now["chunks"]}) if rows % n == 0],
         "fsdp": sorted({1, min(16, count), now["fsdp"]}),
-        "loss": [name for name in (base, f"{base}_ring") if name in LOSSES],
+        "loss": _forms(now["loss"]),
     }
-    values["chunks"] = [n for n in values["chunks"] if rows % max(n, 1) == 0]
-    values = {lever: tried for lever, tried in values.items() if tried}
     return [
         dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values())
     ]
+
+
+def _forms(loss):
+    """A loss gathered and as a ring, as far as there are both."""
+    base = loss.removesuffix("_ring").removesuffix("_matrix")
+    return [name for name in (base, f"{base}_ring") if name in LOSSES]
 
 
 def sweep(config: ConfigDict, topology: Topology, say: Callable) -> list[tuple[dict, Plan]]:
