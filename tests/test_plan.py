@@ -175,7 +175,7 @@ def command(*words, env):
         (["--topology=v5p:4x4x6"], "multiples of 4 up to 6144 chips"),
         (["--topology=v4:16x16x24"], "multiples of 4 up to 4096 chips"),
         (["--topology=v4:0x4x4"], "no TPU v4 slice of shape '0x4x4'"),
-        (["--topology=cpu"], "unknown chip 'cpu'"),
+        (["--topology=cpu"], "give the number of CPU devices, as in cpu:8"),
         (["--topology=cpu:none"], "give the number of CPU devices, as in cpu:8"),
         (["--topology=cpu:99"], "already started with 8 CPU devices"),
         (["--topology=cpu:8", "--config.batch_size=12"], "must be a multiple of 8 devices"),
