@@ -27,6 +27,7 @@ PLAN = (ROOT / "docs" / "plan.md").read_text(encoding="utf-8")
 @pytest.fixture(autouse=True)
 def squares(monkeypatch):
     monkeypatch.setitem(SOURCES, "squares", Squares)
+    jax.devices()  # from here on their number stays eight, whatever a test asks for
 
 
 @pytest.fixture(scope="module")
