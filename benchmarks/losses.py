@@ -73,7 +73,9 @@ def main():
     parser.add_argument("--chunk", type=int, help="columns at a time; none: the loss's own choice")
     args = parser.parse_args()
     args.options = {} if args.chunk is None else {"chunk": args.chunk}
-    devices = topologies.get_topology_desc(args.topology, platform="tpu").devices
+    # One device a chip, as jax sees a v4 pod; a topology would show its two cores.
+    cores = {"chip_config_name": "megacore"} if args.topology.startswith(("v4", "v5p")) else {}
+    devices = topologies.get_topology_desc(args.topology, platform="tpu", **cores).devices
     versions = ", ".join(f"{name} {version(name)}" for name in ("jax", "libtpu"))
     print(f"{args.topology} ({len(devices)} devices), d = {args.dim}, {args.dtype}; {versions}\n")
     print("| loss | B | est ms | temp MiB | peak MiB | moved MiB |\n|---|---|---|---|---|---|")

@@ -50,6 +50,11 @@ def first_row(rows: int, axis_name):
     return 0 if axis_name is None else rows * lax.axis_index(axis_name)
 
 
+def global_rows(rows: int, axis_name) -> int:
+    """Returns the rows of the global batch; each shard has `rows`."""
+    return rows if axis_name is None else rows * lax.axis_size(axis_name)
+
+
 def own_rows(x: jax.Array, rows: int, axis_name) -> jax.Array:
     """Returns this shard's `rows` of [B, ...]."""
     return lax.dynamic_slice_in_dim(x, first_row(rows, axis_name), rows)

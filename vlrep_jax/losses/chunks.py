@@ -11,8 +11,8 @@ from jax import lax
 
 from vlrep_jax.collectives import round_trip, vary_like
 
-# Entries of the largest tile [rows, chunk] that the automatic choice makes, 32 MiB in float32: small
-# enough for a TPU's on-chip memory, large enough for what a step of a loop costs to be little.
+# Entries of the largest tile [rows, chunk] that the automatic choice makes, 32 MiB in float32:
+# small enough for a TPU's on-chip memory, large enough that a loop's own costs are little.
 _TILE_ENTRIES = 2**23
 
 

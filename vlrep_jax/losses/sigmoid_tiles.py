@@ -49,6 +49,9 @@ def _forward(rows, columns, bias, of_rows, of_columns, unique, chunk, ring):
     nothing = jnp.zeros(len(rows), jnp.float32), no_maxima(len(rows), with_positive=True)
     seen = no_maxima(len(columns), with_positive=not unique)
     (costs, of), seen = see_tiles(see, nothing, columns, of_columns, seen, chunk, ring)
+    # The backward pass writes over the columns, and needs nothing from here: begun before this pass
+    # has ended, it would need a copy of them.
+    columns, costs = lax.optimization_barrier((columns, costs))
     return (costs, (of, seen)), (rows, columns, bias, of_rows, of_columns)
 
 
