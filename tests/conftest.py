@@ -11,6 +11,9 @@ os.environ["XLA_FLAGS"] = " ".join(
         "--xla_force_host_platform_device_count=8",
         "--xla_backend_optimization_level=0",
         "--xla_cpu_use_fusion_emitters=false",
+        # Run at once, collectives that need not wait for each other take all threads of a machine
+        # with few cores, each for one that another device has yet to reach.
+        "--xla_cpu_enable_concurrency_optimized_scheduler=false",
     ]
 )
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tiny_recipe import Squares, config
 
-from vlrep_jax import cli, metrics, workdirs
+from vlrep_jax import cli, metrics, run, workdirs
 from vlrep_jax.build import plain
 from vlrep_jax.data.sources import SOURCES
 
@@ -98,6 +98,24 @@ def test_a_wrong_flag_is_shown_with_the_usage(argv, words, capsys):
 
 
 @pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"chunk": 0}, "config.evals.own: chunk=0 must be a whole number from 1 on."),
+        ({"ks": 5}, "config.evals.own: ks=5 must be a list of whole numbers"),
+        ({"ks": [0]}, "config.evals.own: ks=[0] must be"),
+        ({"kss": [1]}, "evaluation 'retrieval' has no option 'kss': did you mean 'ks'"),
+        ({"name": "zero_shot"}, "config.evals.own: missing a required argument: 'sets'."),
+    ],
+)
+def test_a_wrong_option_of_an_evaluation_is_told_before_training(changed, message, tmp_path):
+    own = {"name": "retrieval", "source": {"name": "squares", "count": 16}} | changed
+    with pytest.raises(ValueError) as caught:
+        run.train(config(evals={"own": own}), tmp_path / "w")
+    assert message in str(caught.value)
+    assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize(
     ("word", "message"),
     [
         ("--config.stpes=3", "config has no key 'stpes'; did you mean 'steps'?"),
@@ -111,6 +129,8 @@ def test_a_wrong_flag_is_shown_with_the_usage(argv, words, capsys):
         ("--config.tokenizer.name=pbe", "Unknown tokenizer 'pbe': did you mean 'bpe'?"),
         ("--config.data.source.name=square", "did you mean 'squares'?"),
         ("--config.batch_size=12", "batch_size=12 must be a multiple of 8 devices; the nearest is"),
+        ("--config.chunks=3", "a multiple of 8 devices times 3 chunks; the nearest is 24"),
+        ("--config.chunks=0", "config.chunks=0 must be at least 1"),
         ("--config.model.text.vocab_size=9", "300 ids, but the model's vocab_size is 9"),
         ("--config.parallel.data=3", "parallel.data=3, parallel.fsdp=1 do not fit 8 devices"),
     ],

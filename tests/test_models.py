@@ -37,12 +37,13 @@ from vlrep_jax.models.transformer import l2_normalize
 COUNTS = {
     "ViT-B-32": (151_277_313, 87_849_216, 63_428_096),
     "ViT-B-16": (149_620_737, 86_192_640, 63_428_096),
+    "ViT-L-16": (427_739_393, 304_089_088, 123_650_304),
     "ViT-L-14": (427_616_513, 303_966_208, 123_650_304),
     "ViT-L-14-336": (427_944_193, 304_293_888, 123_650_304),
     "ViT-B-16-SigLIP": (203_155_970, 92_884_224, 110_271_744),
     "vild-article": (149_620_736, 86_192_640, 63_428_096),  # no logit scale
 }
-COUNTS |= {f"{name}-quickgelu": COUNTS[name] for name in list(COUNTS)[:4]}
+COUNTS |= {f"{name}-quickgelu": COUNTS[name] for name in COUNTS if f"{name}-quickgelu" in PRESETS}
 # One stack of 12 layers; patches, tokens, positions, modalities, norm, projection; the scale.
 LAYER = 4 * (768 * 768 + 768) + 2 * (768 * 3072) + 3072 + 768 + 4 * 768
 SHARED = 12 * LAYER + 768 * (768 + 49_408 + 196 + 77 + 2) + 2 * 768 + 768 * 512 + 1
@@ -198,6 +199,7 @@ def test_inputs_of_another_shape_or_dtype_are_refused(name):
     ("name", "changed", "message"),
     [
         ("vit", {"pool": "max"}, "pool='max'; known: cls, map, mean"),
+        ("vit", {"patch_size": 0}, "image_size=8 must be a multiple of patch_size=0"),
         ("vit", {"patch_size": 3}, "image_size=8 must be a multiple of patch_size=3"),
         ("vit", {"heads": 3}, "width=8 must be a multiple of heads=3"),
         ("vit", {"activation": "gelo"}, "activation 'gelo': did you mean 'gelu'"),

@@ -20,6 +20,7 @@ FILES = {
 LAYERS = (
     ("cli",),
     ("run", "plan"),
+    ("initial",),
     ("experiment",),
     ("evaluation", "workdirs", "report"),
     ("train", "encoder", "checkpoint", "metrics"),
@@ -29,7 +30,7 @@ LAYERS = (
     ("collectives", "build", "recipes"),
 )
 LEVEL = {unit: level for level, units in enumerate(LAYERS) for unit in units}
-SEE_CONFIGS = {"recipes", "experiment", "run", "plan", "evaluation", "workdirs", "cli"}
+SEE_CONFIGS = {"initial", "recipes", "experiment", "run", "plan", "evaluation", "workdirs", "cli"}
 BARE_DATA = ("jax", "jaxlib", "flax", "optax", "orbax", "ml_collections", "tensorflow", "torch")
 LIMIT = 400
 

@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
@@ -87,19 +89,53 @@ class Checkpoints:
         """What was saved as `meta` at a step; errors as `restore`."""
         return self._restore(step, ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
 
+    def parameter_shapes(self, step: int) -> dict:
+        """`parameters` as nested dicts of jax.ShapeDtypeStruct; errors as `restore`."""
+        _, tree = self._parameters(step)
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
+
+    def parameters(self, step: int) -> dict:
+        """The model's parameters at a step on the host, whatever the model: nested dicts of arrays.
+
+        They are the moving average where the run keeps one. Errors as `restore`.
+        """
+        name, tree = self._parameters(step)
+        args = ocp.args.PyTreeRestore(
+            item={name: tree},
+            restore_args=jax.tree.map(
+                lambda _: ocp.RestoreArgs(restore_type=np.ndarray), {name: tree}
+            ),
+            partial_restore=True,
+        )
+        return self._reading(step, lambda reader, path: reader.restore(path, args=args))[name]
+
+    def _parameters(self, step):
+        """(name in the state, tree of metadata) of the parameters that evaluations use."""
+        saved = self._reading(step, lambda reader, path: reader.metadata(path).item_metadata.tree)
+        name = "ema" if saved.get("ema") else "params"
+        return name, saved[name]
+
     def close(self) -> None:
         """Waits for what is being saved."""
         self._manager.wait_until_finished()
         self._manager.close()
 
     def _restore(self, step, parts):
+        return self._checked(step, lambda: self._manager.restore(step, args=parts))
+
+    def _reading(self, step, read):
+        """`read` on the saved state itself, where its structure is not known beforehand."""
+        with ocp.PyTreeCheckpointer() as reader:
+            return self._checked(step, lambda: read(reader, self.directory / str(step) / "state"))
+
+    def _checked(self, step, read):
         if step not in self.steps():
             known = ", ".join(map(str, self.steps())) or "none"
             raise FileNotFoundError(
                 f"No checkpoint of step {step} in {self.directory}; there are: {known}."
             )
         try:
-            return self._manager.restore(step, args=parts)
+            return read()
         except Exception as error:  # Orbax and TensorStore raise anything on damaged files
             first_line = str(error).strip().splitlines()[0][:200] if str(error).strip() else ""
             raise ValueError(

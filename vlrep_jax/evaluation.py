@@ -1,5 +1,6 @@
 """Runs the `evals` section of a config: opens the data, embeds it once, scores it."""
 
+import inspect
 import json
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -7,11 +8,11 @@ from functools import partial
 import jax
 import numpy as np
 
-from vlrep_jax.build import build, find, plain
+from vlrep_jax.build import bind, build, find, plain
 from vlrep_jax.data.pipeline import eval_batches
 from vlrep_jax.data.sources import SOURCES, captions
 from vlrep_jax.data.zero_shot_sets import ZERO_SHOT_SETS
-from vlrep_jax.evals import EVALS, EvalResult
+from vlrep_jax.evals import EVALS, EvalResult, check_sizes
 
 
 class EvalData:
@@ -74,10 +75,7 @@ class Evaluations:
                     source, image_size=image_size, mode=mode, batch_size=batch_size
                 )
             self.data[name], self._source[name] = opened[key], key
-            find(EVALS, section.get("name"), "evaluation")
-            self._run[name] = lambda encoder, data, image, section=section: build(
-                EVALS, section, "evaluation", encoder=encoder, data=data, image=image, mesh=mesh
-            )
+            self._run[name] = _bound(name, section, mesh)
             sets = section.get("sets", ())
             for class_set in [sets] if isinstance(sets, str) else sets:
                 opened[key].class_set(class_set)  # a misspelling shows now, not after an epoch
@@ -87,9 +85,20 @@ class Evaluations:
         embedded, results = {}, {}
         for name, run in self._run.items():
             key = self._source[name]
-            results[name] = run(encoder, self.data[name], embedded.get(key))
+            results[name] = run(encoder, self.data[name], image=embedded.get(key))
             embedded[key] = results[name].details.get("image", embedded.get(key))
         return results
+
+
+def _bound(name, section, mesh):
+    """run(encoder, data, image) of a section whose options are known to be right."""
+    run = bind(EVALS, section, "evaluation", mesh=mesh)
+    try:
+        inspect.signature(run).bind(encoder=None, data=None, image=None)
+        check_sizes(**section)
+    except (TypeError, ValueError) as error:  # now rather than after the first steps
+        raise ValueError(f"config.evals.{name}: {str(error).rstrip('.')}.") from None
+    return run
 
 
 def flat_metrics(results: Mapping[str, EvalResult]) -> dict[str, float]:

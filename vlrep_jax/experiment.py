@@ -41,6 +41,7 @@ KINDS = ((bool,), (int,), (float, int), (str,), (ConfigDict,), (tuple, list))
 COUNTS = (
     "batch_size",
     "checkpoint_every",
+    "chunks",
     "eval_every",
     "keep_checkpoints",
     "log_every",
@@ -99,7 +100,7 @@ class Experiment:
     def train_batches(self, tokenizer: Tokenizer) -> Batches:
         """This process's batches of the training data."""
         data = self.config.data
-        check_divides(self.config.batch_size, jax.device_count())
+        check_divides(self.config.batch_size, jax.device_count(), self.config.chunks)
         transform = bind(TRANSFORMS, data.transform, "transform", size=self.image_size)
         try:  # nested options have no table to be checked against; now is sooner than in a thread
             transform(np.zeros((4, 4, 3), np.uint8), np.random.default_rng(0))
@@ -164,7 +165,7 @@ def make_experiment(config: ConfigDict) -> Experiment:
         partial(bound_loss, axis_name="data") if pmapped else per_shard(bound_loss, mesh, batched=2)
     )
     step = make_train_step(
-        freeze(contrastive(model, loss, _normalizer(config)), config.freeze),
+        freeze(contrastive(model, loss, _normalizer(config), config.chunks), config.freeze),
         tx,
         seed=config.seed,
         axis_name="data" if pmapped else None,

@@ -1,6 +1,7 @@
 """A model and a loss as one function of the parameters, which a train step differentiates."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -27,13 +28,60 @@ def normalizer(mean: Sequence[float], std: Sequence[float]) -> Callable:
     return normalize
 
 
-def contrastive(model, loss: Callable, normalize: Callable = lambda images: images) -> Objective:
+def chunked(encode: Callable, chunks: int) -> Callable:
+    """`encode` over one chunk of the rows after another: the same result with less memory alive.
+
+    What the backward pass needs of a chunk is computed again when its turn comes (GradCache,
+    arXiv:2101.06983), so a gradient costs one more forward pass, whatever the number of chunks. It
+    is the gradient of the whole batch: a loss over the result sees every row.
+
+    Args:
+      encode: (batch, key) -> tree. Every leaf of `batch` is [b, ...]; a leaf of the result is
+        either [b, ...], computed row by row, or a scalar that no row enters.
+      chunks: divides the rows, and on a sharded batch the rows of each device; 1 is `encode`.
+
+    Returns:
+      run(batch, key), as `encode`; chunk i has the key `fold_in(key, i)`.
+
+    Raises:
+      ValueError: from `run`, where `chunks` does not divide the rows.
+    """
+    if chunks == 1:
+        return encode
+
+    def run(batch, key):
+        rows = len(jax.tree.leaves(batch)[0])
+        if rows % chunks:
+            raise ValueError(f"{rows} rows cannot be split into {chunks} equal chunks.")
+        # Strided chunks, row i in chunk i % chunks, keep every device's rows local; of contiguous
+        # blocks each would lie on a few devices, and the images would be gathered.
+        strided = jax.tree.map(lambda x: x.reshape(-1, chunks, *x.shape[1:]), batch)
+
+        # Inside a loop nothing can merge the second computation with the first.
+        @partial(jax.checkpoint, prevent_cse=False)
+        def encode_chunk(index):
+            chunk = jax.tree.map(lambda x: x[:, index], strided)
+            return encode(chunk, jax.random.fold_in(key, index))
+
+        stacked = jax.lax.map(encode_chunk, jnp.arange(chunks))
+        return jax.tree.map(
+            lambda x: x[0] if x.ndim == 1 else x.swapaxes(0, 1).reshape(rows, *x.shape[2:]), stacked
+        )
+
+    return run
+
+
+def contrastive(
+    model, loss: Callable, normalize: Callable = lambda images: images, chunks: int = 1
+) -> Objective:
     """The contrastive objective of a two-sided model.
 
     Args:
       model: `model.apply` gives `Embeddings`.
       loss: an entry of LOSSES with its axis bound, or as an island made by `per_shard`.
       normalize: applied to `batch['image']` first.
+      chunks: rows are embedded in so many parts, one after the other, see `chunked`; the loss is
+        over all of them.
 
     Returns:
       objective(params, batch, key) -> (value, metrics). The batch holds `image`, `text` and, where
@@ -41,13 +89,13 @@ def contrastive(model, loss: Callable, normalize: Callable = lambda images: imag
     """
 
     def objective(params, batch, key):
-        embeddings = model.apply(
-            {"params": params},
-            normalize(batch["image"]),
-            batch["text"],
-            train=True,
-            rngs={"dropout": key},
-        )
+        def encode(pairs, key):
+            images = normalize(pairs["image"])  # of one chunk: in float32 they are 4 times as large
+            rngs = {"dropout": key}
+            return model.apply({"params": params}, images, pairs["text"], train=True, rngs=rngs)
+
+        pairs = {name: batch[name] for name in ("image", "text")}
+        embeddings = chunked(encode, chunks)(pairs, key)
         named = {name: batch[name] for name in ("pair_ids", "weights") if name in batch}
         value, metrics = loss(*embeddings, **named)
         return value, {"loss": value, "logit_scale": embeddings.scale, **metrics}

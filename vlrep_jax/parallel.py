@@ -148,11 +148,13 @@ def put_pmap_batch(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {k: v.reshape(devices, -1, *v.shape[1:]) for k, v in batch.items()}
 
 
-def check_divides(batch_size: int, devices: int) -> None:
-    """Raises ValueError where a batch cannot be split evenly."""
-    if batch_size % devices or batch_size < devices:
-        nearest = max(round(batch_size / devices), 1) * devices
+def check_divides(batch_size: int, devices: int, chunks: int = 1) -> None:
+    """Raises ValueError where a batch cannot be split evenly over devices, and there in chunks."""
+    parts = devices * chunks
+    if batch_size % parts or batch_size < parts:
+        nearest = max(round(batch_size / parts), 1) * parts
+        times = f" times {chunks} chunks" if chunks > 1 else ""
         raise ValueError(
-            f"batch_size={batch_size} must be a multiple of {devices} devices; "
+            f"batch_size={batch_size} must be a multiple of {devices} devices{times}; "
             f"the nearest is {nearest}."
         )

@@ -13,8 +13,14 @@ def base() -> ConfigDict:
     by another of the same table; `build.build` tells what it takes.
     """
     config = ConfigDict()
+    # Work directory of a run whose parameters this one begins with ('DIR', or 'DIR@STEP'); images
+    # and texts may be larger or smaller here (vlrep_jax/initial.py). '' draws new parameters.
+    config.init_from = ""
     config.seed = 0  # of initial weights, data order, augmentation and dropout
     config.batch_size = 256  # global: over all devices of all processes
+    # A device's rows are embedded in so many parts, one after the other: memory of one part, the
+    # loss of the whole batch, and one more forward pass (objectives.chunked). 1 is all at once.
+    config.chunks = 1
     config.steps = 0
     config.model = ConfigDict()  # models.create
     config.loss = ConfigDict({"name": "softmax"})  # losses.LOSSES

@@ -21,6 +21,7 @@ from vlrep_jax.data.sources import Pictures
 from vlrep_jax.data.tokenizers import load_tokenizer
 from vlrep_jax.evaluation import flat_metrics
 from vlrep_jax.experiment import check_vocabulary, make_experiment, make_tokenizer
+from vlrep_jax.initial import find_initial
 from vlrep_jax.report import RetrievalPanel, ZeroShotPanel, contact_sheet, write_report
 from vlrep_jax.train import fit
 
@@ -68,8 +69,14 @@ class Session:
         self.experiment = make_experiment(config)
         self.clock.lap("set-up")
         tokenizer_path = workdir / "tokenizer.json"
-        # The checkpoints' tokenizer is the saved one; before the first, it is the config's.
-        tokenizer = load_tokenizer(tokenizer_path) if is_begun else make_tokenizer(config)
+        # The checkpoints' tokenizer is the saved one; before the first, it is that of the
+        # parameters to begin with, or the config's.
+        if is_begun:
+            tokenizer = load_tokenizer(tokenizer_path)
+        elif config.init_from:
+            tokenizer = self._initial().tokenizer(config)
+        else:
+            tokenizer = make_tokenizer(config)
         check_vocabulary(tokenizer, self.experiment.model)
         self.batches = self.experiment.train_batches(tokenizer)
         self.evaluations = self.experiment.evaluations()
@@ -93,6 +100,10 @@ class Session:
         self.writer.say(self.experiment.summary())
         if not self.start_step:
             state = self.experiment.init()
+            if self.config.init_from:
+                initial = self._initial()
+                state = initial.state(state)
+                self.writer.say(initial.summary())
         else:
             state, data = self.checkpoints.restore(self.start_step, self.experiment.abstract_state)
             self.batches.restore(data["batches"])
@@ -103,6 +114,10 @@ class Session:
         self.clock.lap("set-up")
         self.interval = Interval(self.start_step, self.clock)
         return state
+
+    def _initial(self):
+        params = self.experiment.abstract_state.params
+        return find_initial(self.config.init_from, params, self.experiment.model)
 
     def device_batches(self):
         """Batches on the devices; what was bad or cut short in them is counted."""

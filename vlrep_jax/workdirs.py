@@ -15,6 +15,7 @@ from vlrep_jax.build import plain
 # These may change between two runs in one directory: what is trained stays the same.
 CHANGEABLE = (
     "checkpoint_every",
+    "chunks",
     "data.num_threads",
     "data.prefetch",
     "data.cache",

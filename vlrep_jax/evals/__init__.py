@@ -107,6 +107,20 @@ def evaluate_zero_shot(encoder, data, *, sets, image=None, chunk=1024, mesh=None
     return EvalResult({"top1": mean, **metrics}, dict(image=image, sets=details))
 
 
+def check_sizes(*, ks=(1,), chunk=1, **_) -> None:
+    """Raises ValueError where the depths of recall or the size of a chunk make no sense."""
+    if not isinstance(ks, list | tuple) or not ks or not all(map(_is_count, ks)):
+        raise ValueError(
+            f"ks={ks!r} must be a list of whole numbers from 1 on, such as (1, 5, 10)."
+        )
+    if not _is_count(chunk):
+        raise ValueError(f"chunk={chunk!r} must be a whole number from 1 on.")
+
+
+def _is_count(x):
+    return isinstance(x, int) and not isinstance(x, bool) and x >= 1
+
+
 EVALS = {
     "retrieval": evaluate_retrieval,
     "zero_shot": evaluate_zero_shot,

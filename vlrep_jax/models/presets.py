@@ -63,6 +63,7 @@ def siglip_vit_b(patch_size, image_size):
 PRESETS: dict[str, dict[str, Any]] = {
     "ViT-B-32": clip_vit(224, 32, 768, 12, 512, 512),
     "ViT-B-16": clip_vit(224, 16, 768, 12, 512, 512),
+    "ViT-L-16": clip_vit(224, 16, 1024, 24, 768, 768),
     "ViT-L-14": clip_vit(224, 14, 1024, 24, 768, 768),
     "ViT-L-14-336": clip_vit(336, 14, 1024, 24, 768, 768),
     "ViT-B-32-quickgelu": clip_vit(224, 32, 768, 12, 512, 512, "quick_gelu"),

@@ -32,7 +32,7 @@ class SharedEncoder(Tower):
     scale_init: float = 1 / 0.07
 
     def setup(self):
-        if self.image_size % self.patch_size:
+        if min(self.image_size, self.patch_size) < 1 or self.image_size % self.patch_size:
             raise ValueError(
                 f"image_size={self.image_size} must be a multiple of patch_size={self.patch_size}."
             )

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.initializers import normal, zeros
+from jax.ad_checkpoint import checkpoint_name
 
 from vlrep_jax.build import find
 
@@ -26,7 +27,17 @@ ACTIVATIONS: dict[str, Callable] = {
     "quick_gelu": quick_gelu,
 }
 
-REMAT_POLICIES = ("none", "full")  # what the backward pass computes again instead of keeping
+# What the backward pass finds kept of a layer; the rest it computes again. Names are given to
+# values with `checkpoint_name` below. By memory: full < lite < dots < none.
+REMAT_POLICIES: dict[str, Callable | None] = {
+    "none": None,  # everything is kept: no rematerialisation
+    "full": jax.checkpoint_policies.nothing_saveable,  # only the layer's input
+    "lite": jax.checkpoint_policies.save_only_these_names(
+        "query", "key", "value", "attention", "residual", "hidden"
+    ),
+    # Every product with a weight, but not attention's own.
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
 
 
 def l2_normalize(x):
@@ -51,6 +62,7 @@ class Mlp(nn.Module):
         width = x.shape[-1]
         std1, std2 = self.init_std
         x = nn.Dense(self.hidden, dtype=self.dtype, kernel_init=normal(std1), name="fc1")(x)
+        x = checkpoint_name(x, "hidden")
         return nn.Dense(width, dtype=self.dtype, kernel_init=normal(std2), name="fc2")(act(x))
 
 
@@ -77,12 +89,13 @@ class Attention(nn.Module):
             kernel_init=normal(std_in),
         )
         mixed = jax.nn.dot_product_attention(
-            project(name="query")(queries),
-            project(name="key")(keys),
-            project(name="value")(keys),
+            checkpoint_name(project(name="query")(queries), "query"),
+            checkpoint_name(project(name="key")(keys), "key"),
+            checkpoint_name(project(name="value")(keys), "value"),
             mask=mask,
             is_causal=causal,
         )
+        mixed = checkpoint_name(mixed, "attention")
         out = nn.DenseGeneral(
             width, axis=(-2, -1), dtype=self.dtype, kernel_init=normal(std_out), name="out"
         )
@@ -109,7 +122,7 @@ class Block(nn.Module):
         drop = nn.Dropout(self.dropout, deterministic=not train)
         y = norm(name="ln_1")(x)
         attention = Attention(self.heads, (std_in, std_out), self.dtype, name="attn")
-        x = x + drop(attention(y, y, mask=mask, causal=causal))
+        x = checkpoint_name(x + drop(attention(y, y, mask=mask, causal=causal)), "residual")
         mlp = Mlp(
             self.mlp_dim, self.activation, ((2 * width) ** -0.5, std_out), self.dtype, name="mlp"
         )
@@ -126,7 +139,7 @@ class Transformer(nn.Module):
       activation: a name in ACTIVATIONS.
       ln_eps: epsilon of the layer norms (CLIP 1e-5, SigLIP 1e-6).
       dropout: rate on both residual branches, active where `train` is true.
-      remat: a name in REMAT_POLICIES; 'full' keeps only each layer's input for the backward pass.
+      remat: a name in REMAT_POLICIES, what is kept of each layer for the backward pass.
       unroll: layers per iteration of the loop; depth unrolls it whole.
       dtype: of the computation; parameters are float32.
     """
@@ -143,12 +156,11 @@ class Transformer(nn.Module):
 
     @nn.compact
     def __call__(self, x, *, mask=None, causal=False, train=False):
-        if self.remat not in REMAT_POLICIES:
-            raise ValueError(f"remat={self.remat!r}; known: {', '.join(REMAT_POLICIES)}.")
+        policy = find(REMAT_POLICIES, self.remat, "remat")
         block = Block
-        if self.remat == "full":
+        if policy is not None:
             # Inside a scan the loop already keeps XLA from merging the two computations.
-            block = nn.remat(Block, prevent_cse=False, static_argnums=(3, 4))
+            block = nn.remat(Block, prevent_cse=False, static_argnums=(3, 4), policy=policy)
         layers = nn.scan(
             block,
             variable_axes={"params": 0},

@@ -103,7 +103,7 @@ class ViT(Tower):
             raise ValueError(f"stem={self.stem!r}; known: conv, patch.")
         if not 0 < self.patch_keep <= 1:
             raise ValueError(f"patch_keep={self.patch_keep} must be above 0 and at most 1.")
-        if self.image_size % self.patch_size:
+        if min(self.image_size, self.patch_size) < 1 or self.image_size % self.patch_size:
             raise ValueError(
                 f"image_size={self.image_size} must be a multiple of patch_size={self.patch_size}."
             )
