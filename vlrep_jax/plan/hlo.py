@@ -154,9 +154,10 @@ def collectives(program: Program) -> list[Collective]:
         kind = _collective_kind(instruction.opcode)
         if instruction.opcode == "fusion":
             kind, instruction, computation = _fused_collective(program, instruction)
-        if kind is not None:
+        group = _group(instruction) if kind is not None else (0,)
+        if len(group) != 1:  # alone, a device sends nothing
             size = max(_bytes(instruction.shape), _operand_bytes(program, computation, instruction))
-            found.append(Collective(kind, times, size, _group(instruction), instruction.op_name))
+            found.append(Collective(kind, times, size, group, instruction.op_name))
     return found
 
 
