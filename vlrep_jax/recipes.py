@@ -81,6 +81,7 @@ def clip_paper(model: str, *, peak: float, samples: int = 400_000_000) -> Config
     """
     config = base()
     config.batch_size = 32_768
+    config.microbatch = 32
     config.max_logit_scale = 100.0
     config.steps = 32 * samples // config.batch_size
     config.model = ConfigDict({"name": model, "towers": {"dtype": "bfloat16", "remat": "full"}})
