@@ -4,8 +4,15 @@ The only file that asks whether there is an axis: losses and train step are writ
 global batch, and run alone, under `vmap(axis_name=...)`, `pmap` and `shard_map`.
 """
 
+from functools import partial
+
 import jax
+import jax.numpy as jnp
 from jax import lax
+
+# The gradient of a gathered matrix is summed over the shards this many bytes at a time: a TPU puts
+# the sum into memory of its own, which for a global batch of a million is 2 GiB.
+_SUMMED_BYTES = 2**24
 
 
 def gather_batch(x: jax.Array, axis_name) -> jax.Array:
@@ -15,7 +22,15 @@ def gather_batch(x: jax.Array, axis_name) -> jax.Array:
       x: this shard's rows.
       axis_name: a mapped axis, a tuple of them (the first one slowest), or None if `x` is whole.
     """
-    return x if axis_name is None else lax.all_gather(x, axis_name, tiled=True)
+    return x if axis_name is None else _gather(x, axis_name)
+
+
+def gather_parts(x: jax.Array, axis_name, dim: int) -> jax.Array:
+    """Returns the array whose equal parts along `dim` lie on the shards; its gradient is scattered.
+
+    The gradients of all shards are summed, and each shard gets the part that is its own.
+    """
+    return lax.all_gather(x, axis_name, axis=dim, tiled=True)
 
 
 def global_mean(tree, axis_name):
@@ -35,12 +50,22 @@ def global_max(x: jax.Array, axis_name) -> jax.Array:
 
 def sum_to_owner(x: jax.Array, axis_name) -> jax.Array:
     """Returns the sum over shards of [B, ...], of which each shard gets its b rows."""
-    return x if axis_name is None else lax.psum_scatter(x, axis_name, tiled=True)
+    return x if axis_name is None else _sum_to_owner(x, axis_name)
 
 
 def first_row(rows: int, axis_name):
     """Returns the index in the global batch of this shard's first row; each shard has `rows`."""
     return 0 if axis_name is None else rows * lax.axis_index(axis_name)
+
+
+def global_rows(rows: int, axis_name) -> int:
+    """Returns the rows of the global batch; each shard has `rows`."""
+    return rows if axis_name is None else rows * lax.axis_size(axis_name)
+
+
+def own_rows(x: jax.Array, rows: int, axis_name) -> jax.Array:
+    """Returns this shard's `rows` of [B, ...]."""
+    return lax.dynamic_slice_in_dim(x, first_row(rows, axis_name), rows)
 
 
 def round_trip(step, kept, travelling, axis_name):
@@ -86,3 +111,34 @@ def vary_like(tree, like):
 
 def _varying_axes(x):
     return jax.typeof(x).manual_axis_type.varying
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _gather(x, axis_name):
+    return lax.all_gather(x, axis_name, tiled=True)
+
+
+def _sum_to_owner(x, axis_name):
+    shards = lax.axis_size(axis_name)
+    rows = len(x) // shards
+    by_shard = x.reshape(shards, rows, *x.shape[1:])
+    # Fewer than 8 rows would fill a part of each of a TPU's registers.
+    sizes = (n for n in range(rows, 0, -1) if rows % n == 0)
+    small = (n for n in sizes if n <= 8 or shards * n * x[0].nbytes <= _SUMMED_BYTES)
+    size = next(small)
+
+    def piece(i, summed):
+        part = lax.dynamic_slice_in_dim(by_shard, i * size, size, 1)
+        part = lax.psum_scatter(part, axis_name)
+        return lax.dynamic_update_slice_in_dim(summed, part, i * size, 0)
+
+    if size == rows:
+        return lax.psum_scatter(by_shard, axis_name)
+    summed = vary_like(jnp.zeros(by_shard.shape[1:], x.dtype), x)
+    return lax.fori_loop(0, rows // size, piece, summed)
+
+
+_gather.defvjp(
+    lambda x, axis_name: (_gather(x, axis_name), None),
+    lambda axis_name, _, gradient: (_sum_to_owner(gradient, axis_name),),
+)

@@ -27,6 +27,7 @@ from vlrep_jax.parallel import (
     check_divides,
     jit_step,
     make_mesh,
+    on_own_rows,
     per_shard,
     pmap_state_sharding,
     pmap_step,
@@ -171,20 +172,30 @@ def make_experiment(config: ConfigDict, devices: Sequence[jax.Device] | None = N
     loss = (
         partial(bound_loss, axis_name="data") if pmapped else per_shard(bound_loss, mesh, batched=2)
     )
+    init = partial(init_state, init_params, tx, config.seed, ema=config.ema_decay > 0)
+    shapes = jax.eval_shape(init)
+    if pmapped:
+        layout = jax.tree.map(lambda _: pmap_state_sharding(), shapes)
+        place = {}
+    else:
+        layout = shardings(shapes, mesh, [tuple(rule) for rule in config.parallel.rules])
+        place = {"place": partial(on_own_rows, mesh=mesh, layout=layout.params)}
+    objective = contrastive(
+        model,
+        loss,
+        _normalizer(config),
+        chunks=config.chunks,
+        microbatch=config.microbatch,
+        **place,
+    )
     step = make_train_step(
-        freeze(contrastive(model, loss, _normalizer(config), config.chunks), config.freeze),
+        freeze(objective, config.freeze),
         tx,
         seed=config.seed,
         axis_name="data" if pmapped else None,
         project=_projection(config, params),
         ema_decay=config.ema_decay,
     )
-    init = partial(init_state, init_params, tx, config.seed, ema=config.ema_decay > 0)
-    shapes = jax.eval_shape(init)
-    if pmapped:
-        layout = jax.tree.map(lambda _: pmap_state_sharding(), shapes)
-    else:
-        layout = shardings(shapes, mesh, [tuple(rule) for rule in config.parallel.rules])
     return Experiment(
         config=config,
         model=model,
@@ -219,7 +230,7 @@ def check_keys(config: ConfigDict) -> None:
     for key in COUNTS:
         if config[key] < 1:
             raise ValueError(f"config.{key}={config[key]} must be at least 1.")
-    for key in ("seed", "max_logit_scale", "clip_norm"):
+    for key in ("seed", "max_logit_scale", "clip_norm", "microbatch"):
         if config[key] < 0:
             raise ValueError(f"config.{key}={config[key]} must not be negative.")
     for key in ("freeze", "clip_norm", "schedule", "params"):

@@ -165,7 +165,9 @@ def collectives(program: Program) -> list[Collective]:
             (instruction,) = program.operands(computation, instruction)
         operands = program.operands(computation, instruction)
         size = max(size, sum(_bytes(operand.shape) for operand in operands))
-        found.append(Collective(kind, times, size, _group(instruction), instruction.op_name))
+        group = _group(instruction)
+        if len(group) != 1:  # alone, a device sends nothing
+            found.append(Collective(kind, times, size, group, instruction.op_name))
     return found
 
 
