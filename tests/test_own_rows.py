@@ -27,7 +27,7 @@ def compiled(name, fsdp, microbatch=0, chunks=1):
         per_shard(LOSSES["softmax"], mesh, batched=2),
         normalize,
         chunks=chunks,
-        microbatch=microbatch,
+        microbatch={"image": microbatch, "text": microbatch // 2},
         place=partial(on_own_rows, mesh=mesh, layout=layout),
     )
     gradient = jax.jit(

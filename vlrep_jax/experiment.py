@@ -217,7 +217,7 @@ def check_keys(config: ConfigDict) -> None:
     """Raises ValueError where a config's keys are not those of `recipes.base`, or have no value."""
     known = recipes.base()
     _check_section(config, known, "config")
-    for name in ("image", "data", "parallel"):
+    for name in ("image", "data", "parallel", "microbatch"):
         _check_section(config[name], known[name], f"config.{name}")
     if config.parallel.wiring not in WIRINGS:
         raise ValueError(
@@ -230,9 +230,12 @@ def check_keys(config: ConfigDict) -> None:
     for key in COUNTS:
         if config[key] < 1:
             raise ValueError(f"config.{key}={config[key]} must be at least 1.")
-    for key in ("seed", "max_logit_scale", "clip_norm", "microbatch"):
+    for key in ("seed", "max_logit_scale", "clip_norm"):
         if config[key] < 0:
             raise ValueError(f"config.{key}={config[key]} must not be negative.")
+    for key, size in config.microbatch.items():
+        if size < 0:
+            raise ValueError(f"config.microbatch.{key}={size} must not be negative; 0 is all rows.")
     for key in ("freeze", "clip_norm", "schedule", "params"):
         if key in config.optimizer:
             raise ValueError(f"config.optimizer has no key {key!r}; {key} stands beside it.")

@@ -1,6 +1,6 @@
 """A model and a loss as one function of the parameters, which a train step differentiates."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -33,8 +33,7 @@ def chunked(encode: Callable, chunks: int, *, recompute: bool = True) -> Callabl
     It is the gradient of the whole batch: a loss over the result sees every row.
 
     Args:
-      encode: (batch, key) -> tree. Every leaf of `batch` is [b, ...]; a leaf of the result is
-        either [b, ...], computed row by row, or a scalar that no row enters.
+      encode: (batch, key) -> tree. Every leaf of both is [b, ...], computed row by row.
       chunks: divides the rows; 1 is `encode`. A batch that is split over devices has to divide into
         chunks on each of them.
       recompute: whether what the backward pass needs of a chunk is computed again when its turn
@@ -66,9 +65,7 @@ def chunked(encode: Callable, chunks: int, *, recompute: bool = True) -> Callabl
             # Inside a loop nothing can merge the second computation with the first.
             encode_chunk = jax.checkpoint(encode_chunk, prevent_cse=False)
         stacked = jax.lax.map(encode_chunk, jnp.arange(chunks))
-        return jax.tree.map(
-            lambda x: x[0] if x.ndim == 1 else x.swapaxes(0, 1).reshape(rows, *x.shape[2:]), stacked
-        )
+        return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(rows, *x.shape[2:]), stacked)
 
     return run
 
@@ -99,39 +96,55 @@ def contrastive(
     normalize: Callable = lambda images: images,
     *,
     chunks: int = 1,
-    microbatch: int = 0,
+    microbatch: Mapping[str, int] | None = None,
     place: Callable = lambda encode: encode,
 ) -> Objective:
     """The contrastive objective of a two-sided model.
 
     Args:
-      model: `model.apply` gives `Embeddings`.
+      model: has the methods `encode_image`, `encode_text` and `scale_and_bias`.
       loss: an entry of LOSSES with its axis bound, or as an island made by `per_shard`.
       normalize: applied to `batch['image']` first.
       chunks: rows are embedded in so many parts with cached gradients, see `chunked`.
-      microbatch: of each part so many rows at a time, see `microbatched`.
-      place: what runs encode(params, pairs, key) -> `Embeddings` where the rows are, such as
+      microbatch: of each part so many rows at a time, for 'image' and 'text'; see `microbatched`.
+      place: what runs encode(params, pairs, key) -> (image, text) where the rows are, such as
         `parallel.on_own_rows` with its mesh bound.
 
     Returns:
       objective(params, batch, key) -> (value, metrics). The batch holds `image`, `text` and, where
       there are any, `pair_ids` and `weights`, which the loss is given by name.
     """
+    microbatch = {"image": 0, "text": 0} | dict(microbatch or {})
 
     def encode(params, pairs, key):
-        def rows(pairs, key):
-            images = normalize(pairs["image"])  # of few rows: in float32 they are 4 times as large
-            rngs = {"dropout": key}
-            return model.apply({"params": params}, images, pairs["text"], train=True, rngs=rngs)
+        def image(pixels, key):
+            # Of few rows: in float32 they are 4 times as large.
+            return apply("encode_image", normalize(pixels), key)
 
-        return chunked(microbatched(rows, microbatch), chunks)(pairs, key)
+        def text(tokens, key):
+            return apply("encode_text", tokens, key)
+
+        def apply(method, inputs, key):
+            rngs = {"dropout": key}
+            return model.apply({"params": params}, inputs, train=True, rngs=rngs, method=method)
+
+        def both(pairs, key):
+            # Two keys: one transformer may serve both sides.
+            image_key, text_key = jax.random.split(key)
+            return (
+                microbatched(image, microbatch["image"])(pairs["image"], image_key),
+                microbatched(text, microbatch["text"])(pairs["text"], text_key),
+            )
+
+        return chunked(both, chunks)(pairs, key)
 
     def objective(params, batch, key):
         pairs = {name: batch[name] for name in ("image", "text")}
-        embeddings = place(encode)(params, pairs, key)
+        image, text = place(encode)(params, pairs, key)
+        scale, bias = model.apply({"params": params}, method="scale_and_bias")
         named = {name: batch[name] for name in ("pair_ids", "weights") if name in batch}
-        value, metrics = loss(*embeddings, **named)
-        return value, {"loss": value, "logit_scale": embeddings.scale, **metrics}
+        value, metrics = loss(image, text, scale, bias, **named)
+        return value, {"loss": value, "logit_scale": scale, **metrics}
 
     return objective
 

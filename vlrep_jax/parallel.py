@@ -73,8 +73,7 @@ def on_own_rows(encode: Callable, mesh: Mesh, layout) -> Callable:
     split the activations instead: ViT-B/16 over 256 devices then asked for 184 GiB on each.
 
     Args:
-      encode: (params, batch, key) -> tree of [b, ...], computed row by row, and of scalars that no
-        row enters.
+      encode: (params, batch, key) -> tree of [b, ...], computed row by row.
       mesh: with the axes BATCH_AXES.
       layout: the sharding of every parameter, as `shardings` gives them.
 
@@ -86,16 +85,13 @@ def on_own_rows(encode: Callable, mesh: Mesh, layout) -> Callable:
     def run(params, batch, key):
         def local(params, batch, key):
             params = jax.tree.map(_whole, params, split)
-            out = encode(
-                vary_like(params, batch), batch, jax.random.fold_in(key, first_row(1, BATCH_AXES))
-            )
-            return jax.tree.map(lambda x: x[None] if x.ndim == 0 else x, out)
+            own_key = jax.random.fold_in(key, first_row(1, BATCH_AXES))
+            return encode(vary_like(params, batch), batch, own_key)
 
-        out = jax.shard_map(
-            local, mesh=mesh, in_specs=(split, P(BATCH_AXES), P()), out_specs=P(BATCH_AXES)
-        )(params, batch, key)
-        # A scalar comes back once from each device, all equal.
-        return jax.tree.map(lambda x: x[0] if x.ndim == 1 else x, out)
+        rows = P(BATCH_AXES)
+        return jax.shard_map(local, mesh=mesh, in_specs=(split, rows, P()), out_specs=rows)(
+            params, batch, key
+        )
 
     return run
 
