@@ -40,6 +40,15 @@ def test_the_commands_are_understood():
             cli.load_config(str(ROOT / args.config), overrides)
 
 
+def test_the_commands_of_the_other_pages_are_understood():
+    for page in (ROOT / "docs").glob("*.md"):
+        for block in re.findall(r"```\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+            for line in block.replace("\\\n", " ").splitlines():
+                if line.startswith("vlrep train"):
+                    args, overrides = cli.parse(shlex.split(line)[1:])
+                    cli.load_config(str(ROOT / args.config), overrides)
+
+
 def test_every_recipe_is_in_the_table():
     for path in (ROOT / "configs").glob("*.py"):
         assert f"`configs/{path.name}`" in README

@@ -47,6 +47,18 @@ def test_evaluating_a_run_without_checkpoints_makes_no_directory(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
+def test_a_run_from_before_a_key_was_known_is_read_and_continued_with_its_default(tmp_path):
+    with_steps(tmp_path, 3)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    older = plain(config())
+    del older["chunks"], older["init_from"]
+    workdirs.write_json(tmp_path / "config.json", older)
+    assert plain(workdirs.read_config(tmp_path)) == plain(config())
+    assert workdirs.check_same_run(tmp_path, config(chunks=2))  # what a device holds may change
+    with pytest.raises(ValueError, match=r"init_from was '', now 'runs/first'"):
+        workdirs.check_same_run(tmp_path, config(init_from="runs/first"))
+
+
 def test_an_empty_step_directory_is_no_checkpoint_and_does_not_keep_its_step_from_being_saved(
     tmp_path,
 ):

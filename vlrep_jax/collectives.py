@@ -25,6 +25,14 @@ def gather_batch(x: jax.Array, axis_name) -> jax.Array:
     return x if axis_name is None else _gather(x, axis_name)
 
 
+def gather_parts(x: jax.Array, axis_name, dim: int) -> jax.Array:
+    """Returns the array whose equal parts along `dim` lie on the shards; its gradient is scattered.
+
+    The gradients of all shards are summed, and each shard gets the part that is its own.
+    """
+    return lax.all_gather(x, axis_name, axis=dim, tiled=True)
+
+
 def global_mean(tree, axis_name):
     """Returns the mean over shards of every leaf, equal on every shard."""
     return tree if axis_name is None else lax.pmean(tree, axis_name)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from vlrep_jax import recipes
 from vlrep_jax.build import plain
 
 # These may change between two runs in one directory: what is trained stays the same.
@@ -42,6 +43,8 @@ def write_json(path: Path, value) -> None:
 def read_config(workdir: Path) -> ConfigDict:
     """The config that was trained in a work directory.
 
+    A key that is younger than the run has its default: that is what the run did without it.
+
     Raises:
       FileNotFoundError: it holds none.
     """
@@ -57,7 +60,7 @@ def read_config(workdir: Path) -> ConfigDict:
         raise ValueError(f"{path} holds no config ({error}); it was changed or cut.") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds no config but {type(values).__name__}; it was changed.")
-    return ConfigDict(values)
+    return ConfigDict({**plain(recipes.base()), **values})
 
 
 def check_same_run(workdir: Path, config: ConfigDict) -> bool:
