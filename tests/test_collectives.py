@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import wirings
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
@@ -15,6 +16,7 @@ from vlrep_jax import collectives
 from vlrep_jax.collectives import (
     first_row,
     gather_batch,
+    gather_parts,
     global_max,
     global_mean,
     global_rows,
@@ -96,10 +98,11 @@ def test_four_shards_of_two_rows(wiring):
         np.testing.assert_array_equal(marks, 4 * (1 + own))  # from each of the four shards
 
 
-@pytest.mark.parametrize("summed_bytes", [2**24, 1])
-def test_the_gradient_of_a_gathered_row_is_summed_over_the_shards(summed_bytes, monkeypatch):
+@pytest.mark.parametrize("large", [2**24, 1])
+def test_the_gradient_of_a_gathered_row_is_summed_over_the_shards(large, monkeypatch):
     """At once, or in pieces of 8 rows: the sum of a large matrix takes memory of its own."""
-    monkeypatch.setattr(collectives, "_SUMMED_BYTES", summed_bytes)
+    monkeypatch.setattr(collectives, "_LARGE_BYTES", large)
+    monkeypatch.setattr(collectives, "_PIECE_BYTES", 1)
     x = np.arange(128, dtype=np.float32).reshape(4, 16, 2)
     factors = np.random.default_rng(0).normal(size=(4, 64, 2)).astype(np.float32)
 
@@ -112,7 +115,28 @@ def test_the_gradient_of_a_gathered_row_is_summed_over_the_shards(summed_bytes, 
     got = jax.jit(program)(x, factors)
     np.testing.assert_allclose(got, factors.sum(0).reshape(4, 16, 2), rtol=1e-6)
     in_pieces = "scan" in str(jax.make_jaxpr(program)(x, factors))
-    assert in_pieces == (summed_bytes == 1)
+    assert in_pieces == (large == 1)
+
+
+@pytest.mark.parametrize("group", [2, 3, 4, 16])
+@pytest.mark.parametrize("shape", [(8,), (4, 2), (2, 4), (6,), (3, 2)])
+@pytest.mark.parametrize("dim", [0, 1])
+def test_sums_in_groups_leave_each_shard_its_part(group, shape, dim, monkeypatch):
+    monkeypatch.setattr(collectives, "_GROUP", group)
+    names = ("data", "fsdp")[: len(shape)]
+    shards = int(np.prod(shape))
+    over = wirings.mesh(shape, names)
+    x = np.random.default_rng(0).normal(size=(48, 24)).astype(np.float32)
+    factor = np.arange(1.0, 1 + shards, dtype=np.float32)
+    split = P(*(None,) * dim, names)
+
+    def gradient(x, factor):
+        gathered = lambda x: factor[0] * jnp.sin(gather_parts(x, names, dim)).sum()  # noqa: E731
+        return jax.grad(gathered)(x)
+
+    run = jax.shard_map(gradient, mesh=over, in_specs=(split, P(names)), out_specs=split)
+    # 1 + 2 + ... of the shards' factors, in float32 sums.
+    np.testing.assert_allclose(jax.jit(run)(x, factor), factor.sum() * np.cos(x), rtol=1e-5)
 
 
 def test_without_an_axis_the_batch_is_whole():

@@ -95,6 +95,14 @@ def test_any_chunk_gives_the_oracles_value_and_gradient(name, split):
         check(name, split, random_batch(seed), scale, pair_ids=PAIR_IDS, weights=WEIGHTS)
 
 
+@pytest.mark.parametrize("labels", [dict(pair_ids=PAIR_IDS), dict(weights=WEIGHTS)], ids=list)
+@pytest.mark.parametrize("name", FORMS)
+def test_ids_and_weights_are_right_without_each_other(name, labels):
+    """A path of its own each: what nobody asks for is not computed."""
+    for scale in (14.3, 100.0):
+        check(name, ("shard_map", 3, 4), random_batch(1), scale, **labels)
+
+
 @pytest.mark.parametrize("name", ["vild", "clip_article"])
 def test_the_losses_made_of_softmax_take_chunks(name):
     check(name, ("vmap", 3, 4), random_batch(1), 14.3, pair_ids=PAIR_IDS, weights=WEIGHTS)

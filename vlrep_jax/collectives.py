@@ -10,9 +10,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-# The gradient of a gathered matrix is summed over the shards this many bytes at a time: a TPU puts
-# the sum into memory of its own, which for a global batch of a million is 2 GiB.
-_SUMMED_BYTES = 2**24
+# Sums that leave each shard its part go through groups of at most so many shards, one after the
+# other: over 256 at once the TPU compiler sums the whole array on every chip, which moves twice the
+# bytes and needs memory for all of it.
+_GROUP = 16
+# Each sum needs memory of its own for a part of its bytes: of a large matrix, so many bytes are
+# summed at a time.
+_LARGE_BYTES, _PIECE_BYTES = 2**29, 2**24
 
 
 def gather_batch(x: jax.Array, axis_name) -> jax.Array:
@@ -22,7 +26,7 @@ def gather_batch(x: jax.Array, axis_name) -> jax.Array:
       x: this shard's rows.
       axis_name: a mapped axis, a tuple of them (the first one slowest), or None if `x` is whole.
     """
-    return x if axis_name is None else _gather(x, axis_name)
+    return x if axis_name is None else _gather(x, axis_name, 0)
 
 
 def gather_parts(x: jax.Array, axis_name, dim: int) -> jax.Array:
@@ -30,7 +34,7 @@ def gather_parts(x: jax.Array, axis_name, dim: int) -> jax.Array:
 
     The gradients of all shards are summed, and each shard gets the part that is its own.
     """
-    return lax.all_gather(x, axis_name, axis=dim, tiled=True)
+    return _gather(x, axis_name, dim)
 
 
 def global_mean(tree, axis_name):
@@ -50,7 +54,7 @@ def global_max(x: jax.Array, axis_name) -> jax.Array:
 
 def sum_to_owner(x: jax.Array, axis_name) -> jax.Array:
     """Returns the sum over shards of [B, ...], of which each shard gets its b rows."""
-    return x if axis_name is None else _sum_to_owner(x, axis_name)
+    return x if axis_name is None else _sum_parts(x, axis_name, 0)
 
 
 def first_row(rows: int, axis_name):
@@ -113,32 +117,56 @@ def _varying_axes(x):
     return jax.typeof(x).manual_axis_type.varying
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _gather(x, axis_name):
-    return lax.all_gather(x, axis_name, tiled=True)
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _gather(x, axis_name, dim):
+    return lax.all_gather(x, axis_name, axis=dim, tiled=True)
 
 
-def _sum_to_owner(x, axis_name):
+def _sum_parts(x, axis_name, dim):
+    """The sum over shards, of which each has its part along `dim`."""
     shards = lax.axis_size(axis_name)
-    rows = len(x) // shards
-    by_shard = x.reshape(shards, rows, *x.shape[1:])
+    rows = x.shape[dim] // shards
+    if dim or x.nbytes <= _LARGE_BYTES:
+        return _scatter(x, axis_name, dim)
     # Fewer than 8 rows would fill a part of each of a TPU's registers.
     sizes = (n for n in range(rows, 0, -1) if rows % n == 0)
-    small = (n for n in sizes if n <= 8 or shards * n * x[0].nbytes <= _SUMMED_BYTES)
-    size = next(small)
+    size = next(n for n in sizes if n <= 8 or x.nbytes // rows * n <= _PIECE_BYTES)
+    by_shard = x.reshape(shards, rows, *x.shape[1:])
 
     def piece(i, summed):
         part = lax.dynamic_slice_in_dim(by_shard, i * size, size, 1)
-        part = lax.psum_scatter(part, axis_name)
+        part = _scatter(part.reshape(-1, *x.shape[1:]), axis_name, 0)
         return lax.dynamic_update_slice_in_dim(summed, part, i * size, 0)
 
-    if size == rows:
-        return lax.psum_scatter(by_shard, axis_name)
-    summed = vary_like(jnp.zeros(by_shard.shape[1:], x.dtype), x)
+    summed = vary_like(jnp.zeros((rows, *x.shape[1:]), x.dtype), x)
     return lax.fori_loop(0, rows // size, piece, summed)
 
 
+def _scatter(x, axis_name, dim):
+    """As `_sum_parts`, all at once."""
+    for name in axis_name if isinstance(axis_name, tuple) else (axis_name,):
+        shards = left = lax.axis_size(name)
+        while left > 1:
+            # Blocks of `left` neighbours share what they have, and split it into `group` parts.
+            group = next((n for n in range(_GROUP, 1, -1) if left % n == 0), left)
+            apart = left // group
+            groups = [
+                [start + apart * member for member in range(group)]
+                for block in range(0, shards, left)
+                for start in range(block, block + apart)
+            ]
+            x = lax.psum_scatter(
+                x,
+                name,
+                scatter_dimension=dim,
+                axis_index_groups=groups if group < shards else None,
+                tiled=True,
+            )
+            left = apart
+    return x
+
+
 _gather.defvjp(
-    lambda x, axis_name: (_gather(x, axis_name), None),
-    lambda axis_name, _, gradient: (_sum_to_owner(gradient, axis_name),),
+    lambda x, axis_name, dim: (_gather(x, axis_name, dim), None),
+    lambda axis_name, dim, _, gradient: (_sum_parts(gradient, axis_name, dim),),
 )
