@@ -76,7 +76,8 @@ def test_time_of_a_collective(kind, group, gigabytes):
     assert seconds == pytest.approx(gigabytes)
 
 
-# With libtpu.
+# With libtpu. Programs for devices that are elsewhere can be written to the cache, but not read.
+pytestmark = pytest.mark.filterwarnings("ignore:Error reading persistent compilation cache")
 
 
 def product(place, size=8192):
@@ -158,7 +159,7 @@ def test_weak_scaling_prints_a_table():
     done = run(script, f"--config={TINY}", "--rows=2", "v5e:2x2")
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines()]
     assert len({len(row) for row in rows}) == 1
-    assert rows[2][:3] == ["v5e:2x2", "4", "8"] and rows[2][-1] == "100.0%"
+    assert rows[2][:3] == ["v5e:2x2", "4", "8"] and rows[2][-2:] == ["100.0%"] * 2
 
 
 def test_the_towers_rows_are_recipes():

@@ -2,6 +2,7 @@
 
 import re
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
@@ -93,7 +94,10 @@ def plan(config: ConfigDict, topology: Topology, say: Callable = lambda line: No
     program, memory, refusal = None, None, None
     try:
         lowered = experiment.step.lower(experiment.abstract_state, experiment.abstract_batch)
-        compiled = lowered.compile()
+        with warnings.catch_warnings():
+            # A program for devices that are elsewhere is written to the cache, but cannot be read.
+            warnings.filterwarnings("ignore", "Error reading persistent compilation cache")
+            compiled = lowered.compile()
         memory, program = compiled.memory_analysis(), hlo.parse(compiled.as_text())
     except jax.errors.JaxRuntimeError as error:
         refusal = refused_bytes(str(error))
