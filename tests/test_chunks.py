@@ -37,7 +37,7 @@ def pairs(image_size=8, context_length=6, rows=ROWS):
 
 
 def objective(model, chunks, loss, params, batch):
-    return contrastive(model, loss, normalize, chunks)(params, batch, jax.random.key(KEY))
+    return contrastive(model, loss, normalize, chunks=chunks)(params, batch, jax.random.key(KEY))
 
 
 def on_one_device(objective):
@@ -66,7 +66,7 @@ def assert_equal(found, expected):
         # Entries are sums of terms of the size of the leaf's largest, some of which cancel; all of
         # those of a bias of keys do.
         np.testing.assert_allclose(
-            leaf, wanted, rtol=0, atol=5e-6 * np.abs(wanted).max() + 1e-8, err_msg=name
+            leaf, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max() + 1e-8, err_msg=name
         )
 
 
@@ -121,19 +121,24 @@ def loop(model, chunks, loss, params, batch, own_keys=True):
     for i in range(chunks):
         key = jax.random.fold_in(jax.random.key(KEY), i if own_keys else 0)
         part = slice(i, None, chunks)
-        found = model.apply(
-            {"params": params},
-            normalize(batch["image"][part]),
-            batch["text"][part],
-            train=True,
-            rngs={"dropout": key},
+        inputs = {"image": normalize(batch["image"][part]), "text": batch["text"][part]}
+        both = (
+            model.apply(
+                {"params": params},
+                inputs[side],
+                train=True,
+                rngs={"dropout": side_key},
+                method=f"encode_{side}",
+            )
+            for side, side_key in zip(inputs, jax.random.split(key), strict=True)
         )
-        rows[part] = zip(found.image, found.text, strict=True)
+        rows[part] = zip(*both, strict=True)
     image, text = map(jnp.stack, zip(*rows, strict=True))
+    scale, bias = model.apply({"params": params}, method="scale_and_bias")
     value, metrics = loss(
-        image, text, found.scale, found.bias, pair_ids=batch["pair_ids"], weights=batch["weights"]
+        image, text, scale, bias, pair_ids=batch["pair_ids"], weights=batch["weights"]
     )
-    return value, {"loss": value, "logit_scale": found.scale, **metrics}
+    return value, {"loss": value, "logit_scale": scale, **metrics}
 
 
 def test_the_backward_pass_draws_each_chunks_dropout_again_as_it_was():
@@ -148,7 +153,7 @@ def test_the_backward_pass_draws_each_chunks_dropout_again_as_it_was():
 
 def test_a_frozen_tower_stays_without_gradient():
     def frozen(loss, params, batch):
-        chunks = contrastive(tiny("dual_encoder"), loss, normalize, 4)
+        chunks = contrastive(tiny("dual_encoder"), loss, normalize, chunks=4)
         return freeze(chunks, ["image/.*"])(params, batch, jax.random.key(KEY))
 
     _, gradients = on_one_device(frozen)(params_of("dual_encoder"), pairs())
@@ -157,20 +162,20 @@ def test_a_frozen_tower_stays_without_gradient():
     for leaf, other in zip(
         jax.tree.leaves(gradients["text"]), jax.tree.leaves(wanted), strict=True
     ):
-        np.testing.assert_allclose(leaf, other, rtol=0, atol=5e-6 * np.abs(other).max() + 1e-8)
+        np.testing.assert_allclose(leaf, other, rtol=0, atol=1e-5 * np.abs(other).max() + 1e-8)
 
 
 # The wrapper alone.
 
 
-def test_rows_keep_their_order_and_scalars_are_given_once():
+def test_rows_keep_their_order():
     def encode(batch, key):
-        return {"double": 2 * batch["x"], "scalar": jnp.float32(3), "none": None}
+        return {"double": 2 * batch["x"], "none": None}
 
     batch = {"x": jnp.arange(12.0)[:, None]}
     found = chunked(encode, 4)(batch, jax.random.key(0))
     np.testing.assert_array_equal(found["double"], 2 * batch["x"])
-    assert found["scalar"].shape == () and found["scalar"] == 3 and found["none"] is None
+    assert found["none"] is None
     assert chunked(encode, 1) is encode
     with pytest.raises(ValueError, match="12 rows cannot be split into 5 equal chunks"):
         chunked(encode, 5)(batch, jax.random.key(0))

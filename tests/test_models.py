@@ -203,7 +203,7 @@ def test_inputs_of_another_shape_or_dtype_are_refused(name):
         ("vit", {"patch_size": 3}, "image_size=8 must be a multiple of patch_size=3"),
         ("vit", {"heads": 3}, "width=8 must be a multiple of heads=3"),
         ("vit", {"activation": "gelo"}, "activation 'gelo': did you mean 'gelu'"),
-        ("vit", {"remat": "ful"}, "remat='ful'; known: none, full"),
+        ("vit", {"remat": "ful"}, "remat 'ful': did you mean 'full'"),
         ("text_transformer", {"pool": "cls"}, "pool='cls'; known: eot, last"),
     ],
 )

@@ -22,7 +22,7 @@ from tiny_models import (
 )
 
 from vlrep_jax.models import MODELS
-from vlrep_jax.models.transformer import ACTIVATIONS, Block, Transformer
+from vlrep_jax.models.transformer import ACTIVATIONS, REMAT_POLICIES, Block, Transformer
 from vlrep_jax.models.vit import PatchEmbedding
 
 # What a text tower sees.
@@ -125,7 +125,7 @@ def test_memory_and_speed_options_change_neither_value_nor_gradient():
         return jax.jit(jax.value_and_grad(total))(params_of("dual_encoder"))
 
     plain = value_and_gradient()
-    for changed in ({"remat": "full"}, {"unroll": 2}):
+    for changed in (*({"remat": name} for name in REMAT_POLICIES), {"unroll": 2}):
         other = value_and_gradient(**changed)
         leaves = zip(jax.tree.leaves_with_path(plain), jax.tree.leaves(other), strict=True)
         for (path, a), b in leaves:
@@ -135,16 +135,21 @@ def test_memory_and_speed_options_change_neither_value_nor_gradient():
             np.testing.assert_allclose(a, b, rtol=0, atol=atol, err_msg=jax.tree_util.keystr(path))
 
 
-def test_full_remat_keeps_only_the_inputs_of_layers():
+def test_remat_policies_keep_what_they_say():
     def kept(remat):
-        """Values that the forward pass hands to the backward pass."""
+        """Values per layer and token that the forward pass hands to the backward pass."""
         stack = Transformer(depth=3, heads=2, remat=remat)
         params = drawn(stack, np.zeros((2, 5, 8), np.float32))
         forward = lambda x: jax.vjp(lambda x: stack.apply({"params": params}, x), x)[1]  # noqa: E731
-        return sum(r.size for r in jax.tree.leaves(jax.eval_shape(forward, jnp.zeros((2, 5, 8)))))
+        values = sum(r.size for r in jax.tree.leaves(jax.eval_shape(forward, jnp.zeros((2, 5, 8)))))
+        return (values - count(params)) / (3 * 2 * 5)
 
-    weights = count(drawn(Transformer(depth=3, heads=2), np.zeros((2, 5, 8), np.float32)))
-    assert kept("full") <= weights + 3 * 2 * 5 * 8 < kept("none")
+    width, hidden = 8, 32
+    assert kept("full") <= width  # the layer's input
+    # Besides it queries, keys, values, what attention gives, the residual; and the MLP's hidden.
+    assert kept("lite") == pytest.approx(6 * width + hidden, abs=width)
+    assert kept("full") < kept("lite") < kept("none")
+    assert kept("full") < kept("dots") < kept("none")
 
 
 @pytest.mark.parametrize("name", MODELS)

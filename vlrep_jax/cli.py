@@ -17,6 +17,7 @@ REQUIRED = {
     "train": ("--config", "--workdir"),
     "eval": ("--workdir",),
     "embed": ("--workdir", "--images or --texts", "--out"),
+    "plan": ("--config", "--topology"),
 }
 CONFIG_HELP = (
     "--config.KEY=VALUE changes one value of the recipe, for example --config.seed=1 or "
@@ -79,6 +80,26 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         "--out", metavar="FILE.npz", help="embeddings float32[n, d] and their inputs"
     )
 
+    plan = _command(
+        commands, "plan", _plan, "Say what a recipe needs and costs on devices that are not here."
+    )
+    plan.usage = "vlrep plan --config=FILE[:ARG] --topology=NAME [--json] [--sweep] [--config...]"
+    plan.add_argument("--config", metavar="FILE[:ARG]", help="such as configs/clip_vit_b16.py")
+    plan.add_argument(
+        "--topology",
+        metavar="NAME",
+        help="chips, such as v5e:16x16, v4:4x4x8, v5p:8x8x8, v6e:4x4 or cpu:8",
+    )
+    plan.add_argument("--json", action="store_true", help="print JSON; docs/plan.md has its keys")
+    plan.add_argument(
+        "--sweep", action="store_true", help="compare remat, chunks, FSDP and losses; takes long"
+    )
+    plan.add_argument(
+        "--no-advice",
+        action="store_true",
+        help="do not look for what would make a step fit that does not",
+    )
+
     args, rest = parser.parse_known_args(argv)
     config_args = [arg for arg in rest if arg.startswith("--config.")]
     unknown = [arg for arg in rest if arg not in config_args]
@@ -97,7 +118,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 def _command(commands, name, run, summary):
     """A subcommand whose help begins with its summary."""
-    takes_config = name in ("train", "eval")
+    takes_config = name in ("train", "eval", "plan")
     parser = commands.add_parser(
         name,
         help=summary,
@@ -151,6 +172,20 @@ def _embed(args, config_args):
         images=args.images,
         texts=args.texts,
         step=args.step,
+    )
+    return 0
+
+
+def _plan(args, config_args):
+    from vlrep_jax import plan
+
+    plan.run(
+        load_config(args.config, config_args),
+        args.topology,
+        label=Path(args.config).name,
+        as_json=args.json,
+        sweep=args.sweep,
+        advice=not args.no_advice,
     )
     return 0
 

@@ -4,8 +4,19 @@ The only file that asks whether there is an axis: losses and train step are writ
 global batch, and run alone, under `vmap(axis_name=...)`, `pmap` and `shard_map`.
 """
 
+from functools import partial
+
 import jax
+import jax.numpy as jnp
 from jax import lax
+
+# Sums that leave each shard its part go through groups of at most so many shards, one after the
+# other: over 256 at once the TPU compiler sums the whole array on every chip, which moves twice the
+# bytes and needs memory for all of it.
+_GROUP = 16
+# Each sum needs memory of its own for a part of its bytes: of a large matrix, so many bytes are
+# summed at a time.
+_LARGE_BYTES, _PIECE_BYTES = 2**29, 2**24
 
 
 def gather_batch(x: jax.Array, axis_name) -> jax.Array:
@@ -15,7 +26,15 @@ def gather_batch(x: jax.Array, axis_name) -> jax.Array:
       x: this shard's rows.
       axis_name: a mapped axis, a tuple of them (the first one slowest), or None if `x` is whole.
     """
-    return x if axis_name is None else lax.all_gather(x, axis_name, tiled=True)
+    return x if axis_name is None else _gather(x, axis_name, 0)
+
+
+def gather_parts(x: jax.Array, axis_name, dim: int) -> jax.Array:
+    """Returns the array whose equal parts along `dim` lie on the shards; its gradient is scattered.
+
+    The gradients of all shards are summed, and each shard gets the part that is its own.
+    """
+    return _gather(x, axis_name, dim)
 
 
 def global_mean(tree, axis_name):
@@ -35,12 +54,22 @@ def global_max(x: jax.Array, axis_name) -> jax.Array:
 
 def sum_to_owner(x: jax.Array, axis_name) -> jax.Array:
     """Returns the sum over shards of [B, ...], of which each shard gets its b rows."""
-    return x if axis_name is None else lax.psum_scatter(x, axis_name, tiled=True)
+    return x if axis_name is None else _sum_parts(x, axis_name, 0)
 
 
 def first_row(rows: int, axis_name):
     """Returns the index in the global batch of this shard's first row; each shard has `rows`."""
     return 0 if axis_name is None else rows * lax.axis_index(axis_name)
+
+
+def global_rows(rows: int, axis_name) -> int:
+    """Returns the rows of the global batch; each shard has `rows`."""
+    return rows if axis_name is None else rows * lax.axis_size(axis_name)
+
+
+def own_rows(x: jax.Array, rows: int, axis_name) -> jax.Array:
+    """Returns this shard's `rows` of [B, ...]."""
+    return lax.dynamic_slice_in_dim(x, first_row(rows, axis_name), rows)
 
 
 def round_trip(step, kept, travelling, axis_name):
@@ -86,3 +115,58 @@ def vary_like(tree, like):
 
 def _varying_axes(x):
     return jax.typeof(x).manual_axis_type.varying
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _gather(x, axis_name, dim):
+    return lax.all_gather(x, axis_name, axis=dim, tiled=True)
+
+
+def _sum_parts(x, axis_name, dim):
+    """The sum over shards, of which each has its part along `dim`."""
+    shards = lax.axis_size(axis_name)
+    rows = x.shape[dim] // shards
+    if dim or x.nbytes <= _LARGE_BYTES:
+        return _scatter(x, axis_name, dim)
+    # Fewer than 8 rows would fill a part of each of a TPU's registers.
+    sizes = (n for n in range(rows, 0, -1) if rows % n == 0)
+    size = next(n for n in sizes if n <= 8 or x.nbytes // rows * n <= _PIECE_BYTES)
+    by_shard = x.reshape(shards, rows, *x.shape[1:])
+
+    def piece(i, summed):
+        part = lax.dynamic_slice_in_dim(by_shard, i * size, size, 1)
+        part = _scatter(part.reshape(-1, *x.shape[1:]), axis_name, 0)
+        return lax.dynamic_update_slice_in_dim(summed, part, i * size, 0)
+
+    summed = vary_like(jnp.zeros((rows, *x.shape[1:]), x.dtype), x)
+    return lax.fori_loop(0, rows // size, piece, summed)
+
+
+def _scatter(x, axis_name, dim):
+    """As `_sum_parts`, all at once."""
+    for name in axis_name if isinstance(axis_name, tuple) else (axis_name,):
+        shards = left = lax.axis_size(name)
+        while left > 1:
+            # Blocks of `left` neighbours share what they have, and split it into `group` parts.
+            group = next((n for n in range(_GROUP, 1, -1) if left % n == 0), left)
+            apart = left // group
+            groups = [
+                [start + apart * member for member in range(group)]
+                for block in range(0, shards, left)
+                for start in range(block, block + apart)
+            ]
+            x = lax.psum_scatter(
+                x,
+                name,
+                scatter_dimension=dim,
+                axis_index_groups=groups if group < shards else None,
+                tiled=True,
+            )
+            left = apart
+    return x
+
+
+_gather.defvjp(
+    lambda x, axis_name, dim: (_gather(x, axis_name, dim), None),
+    lambda axis_name, dim, _, gradient: (_sum_parts(gradient, axis_name, dim),),
+)

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -23,9 +23,11 @@ from vlrep_jax.evaluation import Evaluations
 from vlrep_jax.losses import LOSSES
 from vlrep_jax.objectives import contrastive, freeze, normalizer
 from vlrep_jax.parallel import (
+    batch_sharding,
     check_divides,
     jit_step,
     make_mesh,
+    on_own_rows,
     per_shard,
     pmap_state_sharding,
     pmap_step,
@@ -61,6 +63,7 @@ class Experiment:
       schedule: step -> learning rate.
       init: () -> TrainState before the first step, laid out over the devices.
       abstract_state: its shapes, dtypes and shardings.
+      abstract_batch: the same of what `step` takes in training.
       step: compiled (state, batch) -> (state, metrics).
       put: host batch -> what `step` takes.
     """
@@ -73,6 +76,7 @@ class Experiment:
     schedule: Callable
     init: Callable[[], TrainState]
     abstract_state: TrainState
+    abstract_batch: dict[str, jax.ShapeDtypeStruct]
     step: Callable
     put: Callable
 
@@ -134,8 +138,12 @@ class Experiment:
         )
 
 
-def make_experiment(config: ConfigDict) -> Experiment:
+def make_experiment(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Experiment:
     """Builds what a config describes.
+
+    Args:
+      config: of a recipe.
+      devices: those of the mesh, which may be of a machine that is not here; None for all here.
 
     Raises:
       ValueError: a key or name that nothing knows, or values that do not fit together.
@@ -143,7 +151,7 @@ def make_experiment(config: ConfigDict) -> Experiment:
     check_keys(config)
     model = models.create(**{"name": None, **plain(config.model)})
     image_size, context_length = models.input_sizes(model)
-    mesh = make_mesh(config.parallel.data, config.parallel.fsdp)
+    mesh = make_mesh(config.parallel.data, config.parallel.fsdp, devices)
     pmapped = config.parallel.wiring == "pmap"
 
     images = jnp.zeros((1, image_size, image_size, 3), jnp.float32)
@@ -164,20 +172,30 @@ def make_experiment(config: ConfigDict) -> Experiment:
     loss = (
         partial(bound_loss, axis_name="data") if pmapped else per_shard(bound_loss, mesh, batched=2)
     )
+    init = partial(init_state, init_params, tx, config.seed, ema=config.ema_decay > 0)
+    shapes = jax.eval_shape(init)
+    if pmapped:
+        layout = jax.tree.map(lambda _: pmap_state_sharding(), shapes)
+        place = {}
+    else:
+        layout = shardings(shapes, mesh, [tuple(rule) for rule in config.parallel.rules])
+        place = {"place": partial(on_own_rows, mesh=mesh, layout=layout.params)}
+    objective = contrastive(
+        model,
+        loss,
+        _normalizer(config),
+        chunks=config.chunks,
+        microbatch=config.microbatch,
+        **place,
+    )
     step = make_train_step(
-        freeze(contrastive(model, loss, _normalizer(config), config.chunks), config.freeze),
+        freeze(objective, config.freeze),
         tx,
         seed=config.seed,
         axis_name="data" if pmapped else None,
         project=_projection(config, params),
         ema_decay=config.ema_decay,
     )
-    init = partial(init_state, init_params, tx, config.seed, ema=config.ema_decay > 0)
-    shapes = jax.eval_shape(init)
-    if pmapped:
-        layout = jax.tree.map(lambda _: pmap_state_sharding(), shapes)
-    else:
-        layout = shardings(shapes, mesh, [tuple(rule) for rule in config.parallel.rules])
     return Experiment(
         config=config,
         model=model,
@@ -189,6 +207,7 @@ def make_experiment(config: ConfigDict) -> Experiment:
         abstract_state=jax.tree.map(
             lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes, layout
         ),
+        abstract_batch=_abstract_batch(config.batch_size, image_size, context_length, mesh),
         step=pmap_step(step) if pmapped else jit_step(step, mesh, layout),
         put=put_pmap_batch if pmapped else partial(put_batch, mesh=mesh),
     )
@@ -198,7 +217,7 @@ def check_keys(config: ConfigDict) -> None:
     """Raises ValueError where a config's keys are not those of `recipes.base`, or have no value."""
     known = recipes.base()
     _check_section(config, known, "config")
-    for name in ("image", "data", "parallel"):
+    for name in ("image", "data", "parallel", "microbatch"):
         _check_section(config[name], known[name], f"config.{name}")
     if config.parallel.wiring not in WIRINGS:
         raise ValueError(
@@ -214,6 +233,9 @@ def check_keys(config: ConfigDict) -> None:
     for key in ("seed", "max_logit_scale", "clip_norm"):
         if config[key] < 0:
             raise ValueError(f"config.{key}={config[key]} must not be negative.")
+    for key, size in config.microbatch.items():
+        if size < 0:
+            raise ValueError(f"config.microbatch.{key}={size} must not be negative; 0 is all rows.")
     for key in ("freeze", "clip_norm", "schedule", "params"):
         if key in config.optimizer:
             raise ValueError(f"config.optimizer has no key {key!r}; {key} stands beside it.")
@@ -269,6 +291,19 @@ def _training_texts(config, draws: int = 2, most: int = 200_000):
         for sample in source.__getitems__(indices):
             for _ in range(draws):
                 yield choose(sample, rng)
+
+
+def _abstract_batch(batch_size, image_size, context_length, mesh):
+    """What `train_batches` gives, once it is on the devices of a jitted step."""
+    rows = {
+        "image": ((image_size, image_size, 3), jnp.uint8),
+        "text": ((context_length,), jnp.int32),
+        "pair_ids": ((), jnp.int32),
+    }
+    return {
+        name: jax.ShapeDtypeStruct((batch_size, *shape), dtype, sharding=batch_sharding(mesh))
+        for name, (shape, dtype) in rows.items()
+    }
 
 
 def _normalizer(config):

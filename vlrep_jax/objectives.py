@@ -1,7 +1,6 @@
 """A model and a loss as one function of the parameters, which a train step differentiates."""
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -28,17 +27,18 @@ def normalizer(mean: Sequence[float], std: Sequence[float]) -> Callable:
     return normalize
 
 
-def chunked(encode: Callable, chunks: int) -> Callable:
-    """`encode` over one chunk of the rows after another: the same result with less memory alive.
+def chunked(encode: Callable, chunks: int, *, recompute: bool = True) -> Callable:
+    """`encode` over one chunk of the rows after another: the same result, a chunk's work at a time.
 
-    What the backward pass needs of a chunk is computed again when its turn comes (GradCache,
-    arXiv:2101.06983), so a gradient costs one more forward pass, whatever the number of chunks. It
-    is the gradient of the whole batch: a loss over the result sees every row.
+    It is the gradient of the whole batch: a loss over the result sees every row.
 
     Args:
-      encode: (batch, key) -> tree. Every leaf of `batch` is [b, ...]; a leaf of the result is
-        either [b, ...], computed row by row, or a scalar that no row enters.
-      chunks: divides the rows, and on a sharded batch the rows of each device; 1 is `encode`.
+      encode: (batch, key) -> tree. Every leaf of both is [b, ...], computed row by row.
+      chunks: divides the rows; 1 is `encode`. A batch that is split over devices has to divide into
+        chunks on each of them.
+      recompute: whether what the backward pass needs of a chunk is computed again when its turn
+        comes (cached gradients, arXiv:2101.06983): memory of one chunk for one more forward pass,
+        whatever the number of chunks. Otherwise it is kept, of all chunks.
 
     Returns:
       run(batch, key), as `encode`; chunk i has the key `fold_in(key, i)`.
@@ -57,48 +57,94 @@ def chunked(encode: Callable, chunks: int) -> Callable:
         # blocks each would lie on a few devices, and the images would be gathered.
         strided = jax.tree.map(lambda x: x.reshape(-1, chunks, *x.shape[1:]), batch)
 
-        # Inside a loop nothing can merge the second computation with the first.
-        @partial(jax.checkpoint, prevent_cse=False)
         def encode_chunk(index):
             chunk = jax.tree.map(lambda x: x[:, index], strided)
             return encode(chunk, jax.random.fold_in(key, index))
 
+        if recompute:
+            # Inside a loop nothing can merge the second computation with the first.
+            encode_chunk = jax.checkpoint(encode_chunk, prevent_cse=False)
         stacked = jax.lax.map(encode_chunk, jnp.arange(chunks))
-        return jax.tree.map(
-            lambda x: x[0] if x.ndim == 1 else x.swapaxes(0, 1).reshape(rows, *x.shape[2:]), stacked
-        )
+        return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(rows, *x.shape[2:]), stacked)
+
+    return run
+
+
+def microbatched(encode: Callable, size: int) -> Callable:
+    """`encode` over at most `size` rows at a time, for speed: what is at work stays in fast memory.
+
+    Nothing is computed twice and no memory is saved but that of one microbatch's work: the model's
+    own rematerialisation says what is kept of each layer. On a TPU v5e, 32 images of a ViT-B/16 at
+    a time take a third less than 128 (benchmarks/plan_towers.py).
+
+    Args:
+      encode: as for `chunked`.
+      size: rows; the largest divisor of the rows up to it is taken. 0 takes all rows at once.
+    """
+
+    def run(batch, key):
+        rows = len(jax.tree.leaves(batch)[0])
+        fits = max(n for n in range(1, min(size or rows, rows) + 1) if rows % n == 0)
+        return chunked(encode, rows // fits, recompute=False)(batch, key)
 
     return run
 
 
 def contrastive(
-    model, loss: Callable, normalize: Callable = lambda images: images, chunks: int = 1
+    model,
+    loss: Callable,
+    normalize: Callable = lambda images: images,
+    *,
+    chunks: int = 1,
+    microbatch: Mapping[str, int] | None = None,
+    place: Callable = lambda encode: encode,
 ) -> Objective:
     """The contrastive objective of a two-sided model.
 
     Args:
-      model: `model.apply` gives `Embeddings`.
+      model: has the methods `encode_image`, `encode_text` and `scale_and_bias`.
       loss: an entry of LOSSES with its axis bound, or as an island made by `per_shard`.
       normalize: applied to `batch['image']` first.
-      chunks: rows are embedded in so many parts, one after the other, see `chunked`; the loss is
-        over all of them.
+      chunks: rows are embedded in so many parts with cached gradients, see `chunked`.
+      microbatch: of each part so many rows at a time, for 'image' and 'text'; see `microbatched`.
+      place: what runs encode(params, pairs, key) -> (image, text) where the rows are, such as
+        `parallel.on_own_rows` with its mesh bound.
 
     Returns:
       objective(params, batch, key) -> (value, metrics). The batch holds `image`, `text` and, where
       there are any, `pair_ids` and `weights`, which the loss is given by name.
     """
+    microbatch = {"image": 0, "text": 0} | dict(microbatch or {})
+
+    def encode(params, pairs, key):
+        def image(pixels, key):
+            # Of few rows: in float32 they are 4 times as large.
+            return apply("encode_image", normalize(pixels), key)
+
+        def text(tokens, key):
+            return apply("encode_text", tokens, key)
+
+        def apply(method, inputs, key):
+            rngs = {"dropout": key}
+            return model.apply({"params": params}, inputs, train=True, rngs=rngs, method=method)
+
+        def both(pairs, key):
+            # Two keys: one transformer may serve both sides.
+            image_key, text_key = jax.random.split(key)
+            return (
+                microbatched(image, microbatch["image"])(pairs["image"], image_key),
+                microbatched(text, microbatch["text"])(pairs["text"], text_key),
+            )
+
+        return chunked(both, chunks)(pairs, key)
 
     def objective(params, batch, key):
-        def encode(pairs, key):
-            images = normalize(pairs["image"])  # of one chunk: in float32 they are 4 times as large
-            rngs = {"dropout": key}
-            return model.apply({"params": params}, images, pairs["text"], train=True, rngs=rngs)
-
         pairs = {name: batch[name] for name in ("image", "text")}
-        embeddings = chunked(encode, chunks)(pairs, key)
+        image, text = place(encode)(params, pairs, key)
+        scale, bias = model.apply({"params": params}, method="scale_and_bias")
         named = {name: batch[name] for name in ("pair_ids", "weights") if name in batch}
-        value, metrics = loss(*embeddings, **named)
-        return value, {"loss": value, "logit_scale": embeddings.scale, **metrics}
+        value, metrics = loss(image, text, scale, bias, **named)
+        return value, {"loss": value, "logit_scale": scale, **metrics}
 
     return objective
 

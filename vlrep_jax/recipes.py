@@ -21,6 +21,9 @@ def base() -> ConfigDict:
     # A device's rows are embedded in so many parts, one after the other: memory of one part, the
     # loss of the whole batch, and one more forward pass (objectives.chunked). 1 is all at once.
     config.chunks = 1
+    # Of each part so many rows of a device at a time, at most, for speed: their work then stays in
+    # the chip's fast memory (objectives.microbatched). 0 is all at once.
+    config.microbatch = ConfigDict({"image": 0, "text": 0})
     config.steps = 0
     config.model = ConfigDict()  # models.create
     config.loss = ConfigDict({"name": "softmax"})  # losses.LOSSES
@@ -78,6 +81,7 @@ def clip_paper(model: str, *, peak: float, samples: int = 400_000_000) -> Config
     """
     config = base()
     config.batch_size = 32_768
+    config.microbatch.image = 32
     config.max_logit_scale = 100.0
     config.steps = 32 * samples // config.batch_size
     config.model = ConfigDict({"name": model, "towers": {"dtype": "bfloat16", "remat": "full"}})

@@ -14,17 +14,35 @@ Args:
   weights: float32[b], >= 0, without gradient. A pair of weight 0 is not there at all, neither as
     row nor as anyone's negative, whatever its rows hold; another weight scales the pair's terms.
 
+  chunk: columns of the similarity matrix computed at a time, any positive integer; None leaves the
+    choice to the loss. It changes memory and speed only. The `_matrix` forms have none.
+
 Returns:
   value: float32[], the loss of the **global** batch, equal on every shard.
   metrics: float32[] each, of the global batch, equal on every shard, without gradient:
-    `image_to_text_accuracy` and `text_to_image_accuracy`, the (weighted) share of rows whose most
-    similar column is a positive, and what the loss adds.
+    `image_to_text_accuracy` and `text_to_image_accuracy`, the (weighted) share of rows that have a
+    positive more similar than every negative (a tie is a miss, so a collapsed model has 0), and
+    what the loss adds.
 
 Gradients: outside `shard_map`, `jax.grad` is the gradient of the value. Inside a mapped axis,
-average the gradients of replicated parameters over it (`collectives.global_mean`).
+average the gradients of replicated parameters over it (`collectives.global_mean`). First
+derivatives in reverse mode only, but for the `_matrix` forms: the others' are written by hand.
+
+Forms of one loss, equal in value, gradient and metrics:
+  softmax, sigmoid: texts are gathered once, one product serves both directions, and a b x B matrix
+    never exists. Memory for B texts of d features: 4 B d bytes. The fast form on many devices.
+  softmax_ring, sigmoid_ring: texts travel from shard to shard. Memory for b rows, whatever B is;
+    slower where b is small.
+  softmax_matrix, sigmoid_matrix: as the definition reads, with whole matrices; the reference.
+
+Precision: everything is float32, but matrix products run at JAX's default precision: float32 on
+CPU, TF32 on most GPUs, one bfloat16 pass with float32 sums on TPU. There a logit errs by up to
+2^-8 of the scale; `jax.default_matmul_precision("float32")` buys more by slower products.
+Logits of unique positives are float32 sums everywhere.
 
 Raises:
-  ValueError: shapes or dtypes that do not fit, or a bias missing where the loss needs one.
+  ValueError: shapes or dtypes that do not fit, a chunk that is no size, or a bias missing where
+    the loss needs one.
 """
 
 from vlrep_jax.losses.matrix import sigmoid_matrix, softmax_matrix

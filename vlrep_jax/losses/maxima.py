@@ -5,8 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from vlrep_jax.collectives import first_row, global_max
-from vlrep_jax.losses.chunks import take
+from vlrep_jax.collectives import global_max, own_rows
 from vlrep_jax.losses.pairs import NO_LOGIT
 
 
@@ -35,7 +34,7 @@ def no_maxima(n: int, *, with_positive: bool) -> Maxima:
 def of_own_columns(maxima: Maxima, rows: int, axis_name) -> Maxima:
     """From each shard's maxima of all B columns to those of this shard's own, over all shards."""
     everywhere = jax.tree.map(lambda x: global_max(x, axis_name), maxima)
-    return take(everywhere, first_row(rows, axis_name), rows)
+    return jax.tree.map(lambda x: own_rows(x, rows, axis_name), everywhere)
 
 
 def accuracies(of_rows: Maxima, of_columns: Maxima):

@@ -70,6 +70,11 @@ def logits_by_kind(rows, columns, of_rows: Labels, of_columns: Labels):
     return negative, positive
 
 
+def is_logit(x):
+    """Where an entry made by `logits_by_kind` is a logit."""
+    return x > NO_LOGIT / 2
+
+
 def as_scalar(x, name):
     """float32[] from a scalar of any kind."""
     if jnp.shape(x) != ():

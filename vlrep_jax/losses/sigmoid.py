@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from vlrep_jax.collectives import vary_like
+from vlrep_jax.collectives import global_rows, vary_like
 from vlrep_jax.losses.chunks import chunk_size
 from vlrep_jax.losses.maxima import accuracies, of_own_columns
 from vlrep_jax.losses.pairs import as_scalar, make_pairs, per_weight, weighted_mean
@@ -40,7 +40,7 @@ def sigmoid_ring(
     """
     pairs = make_pairs(image, text, axis_name=axis_name, pair_ids=pair_ids, weights=weights)
     rows, bias = _rows_and_bias(pairs, scale, bias)
-    size = chunk_size(chunk, len(rows), len(rows))
+    size = min(chunk_size(chunk, len(rows), global_rows(len(rows), axis_name)), len(rows))
     labels = pairs.labels
     costs, maxima = cost_sums(rows, pairs.text, bias, labels, labels, pairs.unique, size, axis_name)
     return _of_global_batch(pairs, rows, bias, costs, maxima, axis_name)

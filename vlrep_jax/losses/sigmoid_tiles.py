@@ -1,7 +1,6 @@
 """Sums of pairwise sigmoid costs over a similarity matrix that is never whole, and their VJP.
 
-One product a pass, a tile at a time. Columns are all on this shard, or travel around the ring of
-shards.
+One product a pass, a tile at a time.
 """
 
 from functools import partial
@@ -10,10 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from vlrep_jax.collectives import round_trip, vary_like
-from vlrep_jax.losses.chunks import for_chunks, put, take
+from vlrep_jax.losses.chunks import product_gradients, see_tiles, sum_by_product
 from vlrep_jax.losses.maxima import no_maxima
-from vlrep_jax.losses.pairs import logits_by_kind
+from vlrep_jax.losses.pairs import is_logit, logits_by_kind
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7))
@@ -38,69 +36,42 @@ def cost_sums(rows, columns, bias, of_rows, of_columns, unique, chunk, ring):
 
 
 def _forward(rows, columns, bias, of_rows, of_columns, unique, chunk, ring):
-    def step(kept, travelling):
-        def tile(carry, start, size):
-            costs, seen_rows, seen_columns = carry
-            part, labels, seen = take((columns, of_columns, seen_columns), start, size)
-            negative, positive = logits_by_kind(rows, part, of_rows, labels)
-            terms = _softplus(negative + bias)
-            if not unique:
-                terms += _softplus(_opposite(positive, bias))
-            terms = _weighted(terms, of_rows, labels)
-            return (
-                costs + jnp.sum(terms, axis=1),
-                seen_rows.seeing(negative, positive, axis=1),
-                put(seen_columns, seen.seeing(negative, positive, axis=0), start),
-            )
+    def see(seen_rows, seen, part, labels):
+        costs, maxima = seen_rows
+        negative, positive = logits_by_kind(rows, part, of_rows, labels)
+        terms = _softplus(negative + bias)
+        if not unique:
+            terms += _softplus(_opposite(positive, bias))
+        costs += sum_by_product(_weighted(terms, of_rows, labels), axis=1)
+        maxima = maxima.seeing(negative, positive, axis=1)
+        return (costs, maxima), seen.seeing(negative, positive, axis=0)
 
-        columns, of_columns, seen_columns = travelling
-        *kept, seen_columns = for_chunks(tile, (*kept, seen_columns), len(columns), chunk)
-        return tuple(kept), (columns, of_columns, seen_columns)
-
-    costs, seen_rows, seen_columns = vary_like(
-        (
-            jnp.zeros(len(rows), jnp.float32),
-            no_maxima(len(rows), with_positive=True),
-            no_maxima(len(columns), with_positive=not unique),
-        ),
-        (rows, columns),
-    )
-    travelling = (columns, of_columns, seen_columns)
-    (costs, seen_rows), (*_, seen_columns) = round_trip(step, (costs, seen_rows), travelling, ring)
-    return (costs, (seen_rows, seen_columns)), (rows, columns, bias, of_rows, of_columns)
+    nothing = jnp.zeros(len(rows), jnp.float32), no_maxima(len(rows), with_positive=True)
+    seen = no_maxima(len(columns), with_positive=not unique)
+    (costs, of), seen = see_tiles(see, nothing, columns, of_columns, seen, chunk, ring)
+    # The backward pass writes over the columns, and needs nothing from here: begun before this pass
+    # has ended, it would need a copy of them.
+    columns, costs = lax.optimization_barrier((columns, costs))
+    return (costs, (of, seen)), (rows, columns, bias, of_rows, of_columns)
 
 
 def _backward(unique, chunk, ring, residuals, cotangents):
     rows, columns, bias, of_rows, of_columns = residuals
-    cotangent, _ = cotangents
+    from_costs, _ = cotangents
 
-    def step(kept, travelling):
-        def tile(carry, start, size):
-            # The gradient of a chunk takes the place of the chunk: one [c, d] instead of two.
-            row_gradient, by_bias, columns = carry
-            part, labels = take((columns, of_columns), start, size)
-            negative, positive = logits_by_kind(rows, part, of_rows, labels)
-            by_logit = lax.logistic(negative + bias)
-            if not unique:
-                by_logit -= lax.logistic(_opposite(positive, bias))
-            by_logit = _weighted(by_logit, of_rows, labels) * cotangent[:, None]
-            by_bias += jnp.sum(by_logit, axis=1)
-            row_gradient += jnp.dot(by_logit, part, preferred_element_type=jnp.float32)
-            part_gradient = jnp.dot(by_logit.T, rows, preferred_element_type=jnp.float32)
-            return row_gradient, by_bias, put(columns, part_gradient, start)
+    def by_logits(part, labels):
+        negative, positive = logits_by_kind(rows, part, of_rows, labels)
+        by_logit = lax.logistic(negative + bias)
+        if not unique:
+            by_logit -= lax.logistic(_opposite(positive, bias))
+        by_logit = _weighted(by_logit, of_rows, labels) * from_costs[:, None]
+        return by_logit, sum_by_product(by_logit, axis=1)
 
-        columns, of_columns, gradient = travelling
-        *kept, share = for_chunks(tile, (*kept, columns), len(columns), chunk)
-        gradient = share if gradient is None else gradient + share
-        return tuple(kept), (columns, of_columns, gradient)
-
-    gradient = None if ring is None else jnp.zeros_like(columns)
-    *zeros, gradient = vary_like(
-        (jnp.zeros_like(rows), jnp.zeros(len(rows), jnp.float32), gradient), (rows, columns)
+    zeros = jnp.zeros(len(rows), jnp.float32)
+    by_row, by_column, by_bias = product_gradients(
+        by_logits, rows, columns, of_columns, zeros, chunk, ring
     )
-    travelling = (columns, of_columns, gradient)
-    (row_gradient, by_bias), (*_, gradient) = round_trip(step, tuple(zeros), travelling, ring)
-    return row_gradient, gradient, jnp.sum(by_bias), None, None
+    return by_row, by_column, jnp.sum(by_bias), None, None
 
 
 cost_sums.defvjp(_forward, _backward)
@@ -113,7 +84,7 @@ def _softplus(x):
 
 def _opposite(positive, bias):
     """-(logit + bias) of positives; elsewhere as low as their logits are."""
-    return jnp.where(positive > -1e29, -(positive + bias), positive)
+    return jnp.where(is_logit(positive), -(positive + bias), positive)
 
 
 def _weighted(terms, of_rows, of_columns):

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from vlrep_jax.collectives import first_row, global_max, sum_to_owner
-from vlrep_jax.losses.chunks import chunk_size, take
+from vlrep_jax.collectives import global_max, global_rows, own_rows, sum_to_owner
+from vlrep_jax.losses.chunks import chunk_size
 from vlrep_jax.losses.maxima import accuracies, of_own_columns
 from vlrep_jax.losses.pairs import as_scalar, make_pairs, weighted_mean
 from vlrep_jax.losses.softmax_tiles import LogSums, log_sums
@@ -37,7 +37,7 @@ def softmax_ring(
     del bias
     pairs = make_pairs(image, text, axis_name=axis_name, pair_ids=pair_ids, weights=weights)
     rows = as_scalar(scale, "scale") * pairs.image
-    size = chunk_size(chunk, len(rows), len(rows))
+    size = min(chunk_size(chunk, len(rows), global_rows(len(rows), axis_name)), len(rows))
     labels = pairs.labels
     sums, maxima = log_sums(rows, pairs.text, labels, labels, pairs.unique, size, axis_name)
     value, metrics = _of_global_batch(pairs, rows, sums, maxima, axis_name)
@@ -83,7 +83,7 @@ def _of_own_columns(sums: LogSums, maxima, rows, axis_name):
         # Over real maxima: exp(share - scale) would underflow where no row is near the column.
         maximum = global_max(maximum, axis_name)
         total = sum_to_owner(jnp.exp(share - maximum), axis_name)
-        return take(maximum, first_row(rows, axis_name), rows) + jnp.log(total)
+        return own_rows(maximum, rows, axis_name) + jnp.log(total)
 
     negative = log_sum(sums.negative, maxima.negative)
     if sums.positive is None:

@@ -1,7 +1,7 @@
 """Log-sum-exps of every row and column of a similarity matrix that is never whole, and their VJP.
 
 One product gives both directions. It is computed a tile at a time in the forward pass, and once
-more in the backward pass. Columns are all on this shard, or travel around the ring of shards.
+more in the backward pass.
 """
 
 from functools import partial
@@ -10,14 +10,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from vlrep_jax.collectives import round_trip, vary_like
-from vlrep_jax.losses.chunks import for_chunks, put, take
+from vlrep_jax.losses.chunks import product_gradients, see_tiles, sum_by_product
 from vlrep_jax.losses.maxima import Maxima, no_maxima
-from vlrep_jax.losses.pairs import logits_by_kind
+from vlrep_jax.losses.pairs import is_logit, logits_by_kind
 
 
 class LogSums(NamedTuple):
-    """Float32[n] of rows or of columns; all but `negative` None if unique."""
+    """Float32[n] of rows or of columns; all but `negative` None if positives are unique."""
 
     negative: jax.Array  # log sum exp of the negatives
     positive: jax.Array | None  # log sum exp of the positives
@@ -26,7 +25,7 @@ class LogSums(NamedTuple):
 
 
 class _Sums(NamedTuple):
-    """Running sums that go with running maxima: of exp(logit - maximum), of logits."""
+    """As `LogSums` while running: sums of exp(logit - the maximum so far)."""
 
     negative: jax.Array
     positive: jax.Array | None
@@ -55,75 +54,45 @@ def log_sums(rows, columns, of_rows, of_columns, unique, chunk, ring):
 
 
 def _forward(rows, columns, of_rows, of_columns, unique, chunk, ring):
-    def step(seen_rows, travelling):
-        def tile(carry, start, size):
-            seen_rows, seen_columns = carry
-            part, labels, seen = take((columns, of_columns, seen_columns), start, size)
-            kinds = logits_by_kind(rows, part, of_rows, labels)
-            return (
-                _see(seen_rows, *kinds, axis=1),
-                put(seen_columns, _see(seen, *kinds, axis=0), start),
-            )
+    def see(seen_rows, seen, part, labels):
+        kinds = logits_by_kind(rows, part, of_rows, labels)
+        return _see(seen_rows, *kinds, axis=1), _see(seen, *kinds, axis=0)
 
-        columns, of_columns, seen_columns = travelling
-        carry = (seen_rows, seen_columns)
-        seen_rows, seen_columns = for_chunks(tile, carry, len(columns), chunk)
-        return seen_rows, (columns, of_columns, seen_columns)
+    def nothing(n, with_positive):
+        zero = jnp.zeros(n, jnp.float32)
+        return no_maxima(n, with_positive=with_positive), _Sums(
+            zero, *[None if unique else zero] * 3
+        )
 
-    seen_rows, seen_columns = vary_like(
-        (_nothing(len(rows), unique, True), _nothing(len(columns), unique, not unique)),
-        (rows, columns),
-    )
-    travelling = (columns, of_columns, seen_columns)
-    seen_rows, (_, _, seen_columns) = round_trip(step, seen_rows, travelling, ring)
-    sums = _to_log_sums(*seen_rows), _to_log_sums(*seen_columns)
+    seen = nothing(len(rows), True), nothing(len(columns), not unique)
+    seen = see_tiles(see, seen[0], columns, of_columns, seen[1], chunk, ring)
+    sums = tuple(_to_log_sums(*of) for of in seen)
     residuals = rows, columns, of_rows, of_columns, sums
-    return (sums, (seen_rows[0], seen_columns[0])), residuals
+    return (sums, tuple(maxima for maxima, _ in seen)), residuals
 
 
 def _backward(unique, chunk, ring, residuals, cotangents):
     rows, columns, of_rows, of_columns, (row_sums, column_sums) = residuals
     (from_rows, from_columns), _ = cotangents
 
-    def step(row_gradient, travelling):
-        def tile(carry, start, size):
-            # The gradient of a chunk takes the place of the chunk: one [c, d] instead of two.
-            row_gradient, columns = carry
-            part = take(columns, start, size)
-            labels, sums, cotangent = take((of_columns, column_sums, from_columns), start, size)
-            negative, positive = logits_by_kind(rows, part, of_rows, labels)
-            by_logit = _share(negative, row_sums.negative, from_rows.negative, 1)
-            by_logit += _share(negative, sums.negative, cotangent.negative, 0)
-            if not unique:
-                by_logit += _share(positive, row_sums.positive, from_rows.positive, 1)
-                by_logit += _share(positive, sums.positive, cotangent.positive, 0)
-                total = from_rows.positive_total[:, None] + cotangent.positive_total[None, :]
-                by_logit += jnp.where(_counts(positive), total, 0)
-            row_gradient += jnp.dot(by_logit, part, preferred_element_type=jnp.float32)
-            part_gradient = jnp.dot(by_logit.T, rows, preferred_element_type=jnp.float32)
-            return row_gradient, put(columns, part_gradient, start)
+    def by_logits(part, beside):
+        labels, sums, from_part = beside
+        negative, positive = logits_by_kind(rows, part, of_rows, labels)
+        by_logit = _share(negative, row_sums.negative, from_rows.negative, axis=1)
+        by_logit += _share(negative, sums.negative, from_part.negative, axis=0)
+        if not unique:
+            by_logit += _share(positive, row_sums.positive, from_rows.positive, axis=1)
+            by_logit += _share(positive, sums.positive, from_part.positive, axis=0)
+            total = from_rows.positive_total[:, None] + from_part.positive_total[None, :]
+            by_logit += jnp.where(is_logit(positive), total, 0)
+        return by_logit, None
 
-        columns, of_columns, column_sums, from_columns, gradient = travelling
-        carry = (row_gradient, columns)
-        row_gradient, share = for_chunks(tile, carry, len(columns), chunk)
-        gradient = share if gradient is None else gradient + share
-        return row_gradient, (columns, of_columns, column_sums, from_columns, gradient)
-
-    gradient = None if ring is None else jnp.zeros_like(columns)
-    zeros = vary_like((jnp.zeros_like(rows), gradient), (rows, columns))
-    travelling = (columns, of_columns, column_sums, from_columns, zeros[1])
-    row_gradient, (*_, gradient) = round_trip(step, zeros[0], travelling, ring)
-    return row_gradient, gradient, None, None
+    others = of_columns, column_sums, from_columns
+    by_row, by_column, _ = product_gradients(by_logits, rows, columns, others, None, chunk, ring)
+    return by_row, by_column, None, None
 
 
 log_sums.defvjp(_forward, _backward)
-
-
-def _nothing(n, unique, with_positive):
-    """(Maxima, _Sums) before any tile."""
-    zero = jnp.zeros(n, jnp.float32)
-    sums = _Sums(zero, *[None if unique else zero] * 3)
-    return no_maxima(n, with_positive=with_positive), sums
 
 
 def _see(seen, negative, positive, axis):
@@ -133,15 +102,15 @@ def _see(seen, negative, positive, axis):
 
     def total(sum_, before, now, logits):
         terms = jnp.exp(logits - jnp.expand_dims(now, axis))
-        return sum_ * jnp.exp(before - now) + jnp.sum(terms, axis)
+        return sum_ * jnp.exp(before - now) + sum_by_product(terms, axis)
 
     negatives = total(sums.negative, before.negative, now.negative, negative)
     if sums.positive is None:
         return now, _Sums(negatives, None, None, None)
     positives = total(sums.positive, before.positive, now.positive, positive)
-    counts = _counts(positive)
-    linear = sums.positive_total + jnp.sum(jnp.where(counts, positive, 0), axis)
-    number = sums.positives + jnp.sum(counts, axis, dtype=jnp.float32)
+    there = is_logit(positive)
+    linear = sums.positive_total + jnp.sum(jnp.where(there, positive, 0), axis)
+    number = sums.positives + jnp.sum(there, axis, dtype=jnp.float32)
     return now, _Sums(negatives, positives, linear, number)
 
 
@@ -157,7 +126,3 @@ def _share(logits, log_sum, cotangent, axis):
     """The gradient by logits of log_sum = log sum exp(logits) along `axis`."""
     share = jnp.exp(logits - jnp.expand_dims(log_sum, axis))
     return share * jnp.expand_dims(cotangent, axis)
-
-
-def _counts(logits):
-    return logits > -1e29

@@ -1,7 +1,7 @@
 """Two towers and a logit scale: CLIP and SigLIP as published, and ViLD in the article's reading.
 
 A model maps images float32[b, h, w, 3], already normalised, and token ids int32[b, l] to
-`Embeddings`; `encode_image` and `encode_text` give one side alone.
+`Embeddings`; `encode_image`, `encode_text` and `scale_and_bias` give its parts alone.
 """
 
 from typing import NamedTuple
@@ -46,6 +46,12 @@ class DualEncoder(nn.Module):
     scale_init: float = 1 / 0.07
     bias_init: float | None = None
 
+    def setup(self):
+        self.scale = learned_scale(self, self.scale_init)
+        self.bias = None
+        if self.bias_init is not None:
+            self.bias = self.param("logit_bias", nn.initializers.constant(self.bias_init), ())
+
     def encode_image(self, images, *, train=False):
         """Images float32[b, h, w, 3] -> L2-normalised float32[b, d]."""
         return l2_normalize(self.image(images, train=train))
@@ -54,17 +60,15 @@ class DualEncoder(nn.Module):
         """Token ids int32[b, l] -> L2-normalised float32[b, d]."""
         return l2_normalize(self.text(tokens, train=train))
 
-    @nn.compact
+    def scale_and_bias(self):
+        """(float32[], float32[] or None), as in `Embeddings`."""
+        return self.scale, self.bias
+
     def __call__(self, images, tokens, *, train=False):
-        scale = learned_scale(self, self.scale_init)
-        bias = None
-        if self.bias_init is not None:
-            bias = self.param("logit_bias", nn.initializers.constant(self.bias_init), ())
         return Embeddings(
             self.encode_image(images, train=train),
             self.encode_text(tokens, train=train),
-            scale,
-            bias,
+            *self.scale_and_bias(),
         )
 
 
@@ -91,10 +95,13 @@ class ViLD(nn.Module):
         """Token ids int32[b, l] -> L2-normalised float32[b, d]."""
         return l2_normalize(self.text(tokens, train=train))
 
+    def scale_and_bias(self):
+        """(float32[], None), as in `Embeddings`."""
+        return jnp.float32(1 / self.temperature), None
+
     def __call__(self, images, tokens, *, train=False):
         return Embeddings(
             self.encode_image(images, train=train),
             self.encode_text(tokens, train=train),
-            jnp.float32(1 / self.temperature),
-            None,
+            *self.scale_and_bias(),
         )

@@ -79,10 +79,13 @@ class SharedEncoder(Tower):
         present = present | (jnp.arange(self.context_length) == 0)[None]
         return self._encode(x, 1, present, train)
 
+    def scale_and_bias(self):
+        """(float32[], None), as in `Embeddings`."""
+        return self.scale, None
+
     def __call__(self, images, tokens, *, train=False):
         return Embeddings(
             self.encode_image(images, train=train),
             self.encode_text(tokens, train=train),
-            self.scale,
-            None,
+            *self.scale_and_bias(),
         )

@@ -10,6 +10,8 @@ import math
 import re
 from typing import NamedTuple
 
+import numpy as np
+
 COLLECTIVES = (
     "all-gather",
     "all-reduce",
@@ -34,6 +36,12 @@ _NAMES = re.compile(r"%([\w.\-]+)")
 _ARRAY = re.compile(r"\b([a-z][a-z0-9]*)\[([0-9,]*)\]")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_GROUP = re.compile(r"(?:replica_groups|source_target_pairs)=\{\{([0-9,]*)\}")
+_IOTA = r"\[([0-9,]+)\](?:T\(([0-9,]+)\))?"
+_IOTA_GROUPS = re.compile(r"replica_groups=\[[0-9]+,([0-9]+)\]<=" + _IOTA)
+_MESH_GROUPS = re.compile(
+    rf"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\({_IOTA}\))? \{{([^}}]*)\}}"
+)
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
 
 
@@ -73,18 +81,26 @@ class Program(NamedTuple):
 
     computations: dict[str, list[Instruction]]
     entry: str
+    shapes: dict[tuple[str, str], str]
+
+    def shape(self, computation: str, name: str) -> str:
+        """The text of an instruction's shape; '' for a name that is none."""
+        return self.shapes.get((computation, name), "")
 
 
 class Collective(NamedTuple):
     """A collective as often as one execution of the program runs it.
 
     kind: an entry of COLLECTIVES. times: executions. bytes: of the whole array in one of them, on
-    one device: what a gather returns, what a reduction takes. op_name: see `Instruction`.
+    one device: what a gather returns, what a reduction takes. group: positions of the devices of
+    the first group that takes part (of a permutation: the first pair); () for all. op_name: see
+    `Instruction`.
     """
 
     kind: str
     times: int
     bytes: int
+    group: tuple[int, ...]
     op_name: str
 
 
@@ -104,13 +120,14 @@ def parse(text: str) -> Program:
             current.append(Instruction(found[1], opcode, shape, rest))
     if entry is None:
         raise ValueError("This is not the text of a compiled program: it has no ENTRY.")
-    return Program(computations, entry)
+    shapes = {(name, i.name): i.shape for name, body in computations.items() for i in body}
+    return Program(computations, entry, shapes)
 
 
 def executed(program: Program) -> list[tuple[Instruction, int, str]]:
     """[(instruction, times one execution runs it, its computation)], those of fusions left out.
 
-    Of a conditional's branches only the one with the most cycles counts.
+    Of a conditional's branches only the one with the most cycles counts, or the most collectives.
     """
     return list(_executed(program, program.entry, 1))
 
@@ -137,9 +154,10 @@ def collectives(program: Program) -> list[Collective]:
         kind = _collective_kind(instruction.opcode)
         if instruction.opcode == "fusion":
             kind, instruction, computation = _fused_collective(program, instruction)
-        if kind is not None:
+        group = _group(instruction) if kind is not None else (0,)
+        if len(group) != 1:  # alone, a device sends nothing
             size = max(_bytes(instruction.shape), _operand_bytes(program, computation, instruction))
-            found.append(Collective(kind, times, size, instruction.op_name))
+            found.append(Collective(kind, times, size, group, instruction.op_name))
     return found
 
 
@@ -153,12 +171,17 @@ def _executed(program, computation, times):
         elif instruction.opcode == "conditional":
             yield from max(
                 (list(_executed(program, name, times)) for name in _branches(instruction)),
-                key=lambda branch: sum(n * inner.cycles for inner, n, _ in branch),
+                key=_weight,
                 default=(),
             )
         elif instruction.opcode in ("call", "async-start"):
             for name in instruction.called("to_apply") or instruction.called("calls"):
                 yield from _executed(program, name, times)
+
+
+def _weight(branch):
+    collective = sum(n for inner, n, _ in branch if _collective_kind(inner.opcode))
+    return sum(n * inner.cycles for inner, n, _ in branch), collective
 
 
 def _branches(conditional):
@@ -203,8 +226,36 @@ def _fused_collective(program, fusion):
 
 
 def _operand_bytes(program, computation, instruction):
-    shapes = {other.name: other.shape for other in program.computations[computation]}
-    return sum(_bytes(shapes.get(name, "")) for name in instruction.operands)
+    return sum(_bytes(program.shape(computation, name)) for name in instruction.operands)
+
+
+def _group(collective):
+    """The first of the groups of devices that a collective runs in, in each of three notations."""
+    if found := _GROUP.search(collective.rest):
+        return tuple(int(n) for n in found[1].split(",") if n)
+    if found := _IOTA_GROUPS.search(collective.rest):
+        return tuple(_iota(found[2], found[3]).reshape(-1, int(found[1]))[0].tolist())
+    if found := _MESH_GROUPS.search(collective.rest):
+        # A mesh by axes, perhaps of devices in another order, and the axes that a group spans.
+        axes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", found[1])}
+        size = math.prod(axes.values())
+        devices = _iota(found[2] or str(size), found[3]).reshape(list(axes.values()))
+        spanned = re.findall(r"'(\w+)'", found[4])
+        first = tuple(slice(None if name in spanned else 1) for name in axes)
+        return tuple(devices[first].ravel().tolist())
+    return ()
+
+
+def _iota(dims, axes):
+    """0, 1, 2, ... counted over `dims`, whose axes are then put in the order of `axes`, if any."""
+    dims = [int(n) for n in dims.split(",")]
+    order = [int(n) for n in axes.split(",")] if axes else range(len(dims))
+    return np.arange(math.prod(dims)).reshape(dims).transpose(order)
+
+
+def dimensions(shape: str) -> list[int]:
+    """Of the array in the text of a shape."""
+    return [int(n) for n in _ARRAY.search(shape)[2].split(",") if n]
 
 
 def _bytes(shape):
