@@ -27,6 +27,7 @@ PLAN = (ROOT / "docs" / "plan.md").read_text(encoding="utf-8")
 @pytest.fixture(autouse=True)
 def squares(monkeypatch):
     monkeypatch.setitem(SOURCES, "squares", Squares)
+    jax.devices()  # from here on their number stays eight, whatever a test asks for
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +176,7 @@ def command(*words, env):
         (["--topology=v5p:4x4x6"], "multiples of 4 up to 6144 chips"),
         (["--topology=v4:16x16x24"], "multiples of 4 up to 4096 chips"),
         (["--topology=v4:0x4x4"], "no TPU v4 slice of shape '0x4x4'"),
-        (["--topology=cpu"], "unknown chip 'cpu'"),
+        (["--topology=cpu"], "give the number of CPU devices, as in cpu:8"),
         (["--topology=cpu:none"], "give the number of CPU devices, as in cpu:8"),
         (["--topology=cpu:99"], "already started with 8 CPU devices"),
         (["--topology=cpu:8", "--config.batch_size=12"], "must be a multiple of 8 devices"),

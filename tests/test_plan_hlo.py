@@ -123,6 +123,9 @@ HloModule jit_step, is_scheduled=true
   %fusion.2 = (bf16[8,32]{1,0}, bf16[32,16]{1,0}) fusion(%y, %x), kind=kOutput, calls=%async_collective_fusion.1, metadata={op_name="jit(step)/jvp(M)/M.encode_image/image/mlp/fc1/dot_general"}, backend_config={"estimated_cycles":"1000"}
   %async-collective-done.1 = bf16[32,16]{1,0} fusion(%fusion.2), kind=kCustom, calls=%started
   %fusion.3 = f32[8,16]{1,0} fusion(%z), kind=kCustom, calls=%all-reduce-scatter.1, backend_config={"estimated_cycles":"10"}
+  %x = bf16[4,16]{1,0:T(8,128)(2,1)} get-tuple-element(%s), index=1
+  %collective-permute-start.1 = (bf16[4,16]{1,0}, bf16[4,16]{1,0}, u32[]{:S(2)}, u32[]{:S(2)}) collective-permute-start(%x), channel_id=3, source_target_pairs={{2,3},{3,2}}
+  %collective-permute-done.1 = bf16[4,16]{1,0} collective-permute-done(%collective-permute-start.1)
   ROOT %t = (s32[]{:T(128)}, bf16[8,16]{1,0:T(8,128)(2,1)}) tuple(%i, %v)
 }
 
@@ -148,7 +151,12 @@ ENTRY %main.1_spmd (p: bf16[8,16]) -> bf16[8,16] {
 def test_tpu_text_is_read_with_its_loop_and_its_asynchronous_collectives():
     program = hlo.parse(TPU)
     assert hlo.total_cycles(program) == 7 + 12 * (1000 + 10)
-    assert found(program) == [("all-gather", 12, 32 * 16 * 2), ("reduce-scatter", 12, 64 * 16 * 4)]
+    assert found(program) == [
+        ("all-gather", 12, 32 * 16 * 2),
+        ("reduce-scatter", 12, 64 * 16 * 4),
+        ("collective-permute", 12, 4 * 16 * 2),
+    ]
+    assert hlo.collectives(program)[-1].group == (2, 3)
     assert flops.of_program(program) == 12 * 2 * 8 * 16 * 32
     first, cycles = next(iter(hlo.cycles_by_operation(program).items()))
     assert first.endswith("fc1/dot_general") and cycles == 12_000

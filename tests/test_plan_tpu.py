@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from vlrep_jax.plan import estimate, hlo, topology
 from vlrep_jax.plan.topology import CHIPS, Topology
 
 ROOT = Path(__file__).parent.parent
+TINY = ROOT / "tests" / "tiny_recipe.py"
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed: '.[tpu]'"
 )
@@ -120,20 +122,20 @@ def test_a_paper_s_recipe_without_remat_is_refused_with_its_size():
     assert made.temp_bytes is made.estimated_step_seconds is made.collectives is None
 
 
+def run(*argv):
+    """A finished process of this Python, as a user's: nothing chosen by the tests' environment."""
+    kept = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_PLATFORMS")}
+    kept["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    words = [sys.executable, *map(str, argv)]
+    done = subprocess.run(words, env=kept, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
 @needs_libtpu
 def test_a_tpu_plan_is_quiet_and_complete():
-    argv = ["plan", f"--config={ROOT / 'tests' / 'tiny_recipe.py'}", "--topology=v5e:2x4", "--json"]
-    main = [sys.executable, "-c", "from vlrep_jax.cli import main; main()"]
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    kept = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_PLATFORMS")}
-    done = subprocess.run(
-        [*main, *argv],
-        env={**kept, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
+    words = ["plan", f"--config={TINY}", "--topology=v5e:2x4", "--json"]
+    done = run("-c", "from vlrep_jax.cli import main; main()", *words)
     first, last = done.stderr.splitlines()  # nothing of libtpu's own
     assert "compiling for v5e:2x4" in first and "fits" in last
     found = json.loads(done.stdout)
@@ -148,3 +150,19 @@ def test_a_tpu_plan_is_quiet_and_complete():
     )
     shares = [each["share"] for each in found["largest_operations"]]
     assert shares == sorted(shares, reverse=True) and sum(shares) <= 1.0001
+
+
+@needs_libtpu
+def test_weak_scaling_prints_a_table():
+    script = ROOT / "benchmarks" / "weak_scaling.py"
+    done = run(script, f"--config={TINY}", "--rows=2", "v5e:2x2")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines()]
+    assert len({len(row) for row in rows}) == 1
+    assert rows[2][:3] == ["v5e:2x2", "4", "8"] and rows[2][-1] == "100.0%"
+
+
+def test_the_towers_rows_are_recipes():
+    rows = runpy.run_path(str(ROOT / "benchmarks" / "plan_towers.py"))["ROWS"]
+    for _, file, words in rows:
+        cli.load_config(str(ROOT / "configs" / file), words)
+    assert len({name for name, *_ in rows}) == len(rows)

@@ -32,11 +32,12 @@ def test_every_file_that_is_named_exists():
 
 
 def test_the_commands_are_understood():
-    (block,) = re.findall(r"```\n(vlrep eval.*?)```", README, re.DOTALL)
-    for line in block.splitlines():
+    blocks = re.findall(r"```\n(vlrep .*?)```", README, re.DOTALL)
+    assert len(blocks) == 2
+    for line in "".join(blocks).splitlines():
         words = shlex.split(line, comments=True)
         args, overrides = cli.parse(words[1:])
-        if args.command == "train":
+        if args.command in ("train", "plan"):
             cli.load_config(str(ROOT / args.config), overrides)
 
 

@@ -12,6 +12,7 @@ from vlrep_jax.experiment import make_experiment
 from vlrep_jax.parallel import check_divides
 from vlrep_jax.plan import flops, hlo
 from vlrep_jax.plan.topology import Topology
+from vlrep_jax.rules import match_rules
 
 # How the compiler words a refusal: "... required for HLO temporaries (27.19G) exceeds available
 # HBM (15.75G)", or "Used 16.90G of 15.75G hbm".
@@ -19,6 +20,11 @@ _REFUSALS = (
     r"\(([\d.]+)([KMGT]?)\) exceeds available HBM \(([\d.]+)([KMGT]?)\)",
     r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm",
 )
+# Parts of an operation's name that say how it was traced, not where it stands in the model.
+_WRAPPERS = {
+    *("", "body", "checkpoint", "closed_call", "jit", "jvp", "layers", "rematted_computation"),
+    *("shard_map", "transformer", "transpose", "vmap", "while"),
+}
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -77,9 +83,8 @@ def plan(config: ConfigDict, topology: Topology, say: Callable = lambda line: No
     if config.parallel.wiring != "jit":
         notes.append("The jit wiring is planned; pmap cannot be compiled ahead of time.")
         config = config.copy_and_resolve_references()
-        config.unlock()
-        config.parallel.wiring = "jit"
-        config.lock()
+        with config.unlocked():
+            config.parallel.wiring = "jit"
     count = len(topology.devices)
     check_divides(config.batch_size, count, config.chunks)
     experiment = make_experiment(config, topology.devices)
@@ -106,7 +111,7 @@ def plan(config: ConfigDict, topology: Topology, say: Callable = lambda line: No
         parameters=sum(leaf.size for leaf in jax.tree.leaves(experiment.abstract_state.params)),
         batch_size=config.batch_size,
         steps=config.steps,
-        fits=peak <= limit,
+        fits=refusal is None and peak <= limit,
         memory_bytes=limit,
         peak_bytes=peak,
         excess_bytes=max(peak - limit, 0),
@@ -138,13 +143,14 @@ def training_flops(experiment) -> int:
     Nothing is computed twice, and the loss's own products are left out. A tower that is frozen
     whole counts once.
     """
-    from vlrep_jax.rules import match_rules
-
     params, config = experiment.abstract_state.params, experiment.config
     frozen = match_rules([(rule, True) for rule in config.freeze], params, False)
     forward = flops.forward(experiment.model, experiment.image_size, experiment.context_length)
-    whole = lambda side: side in frozen and all(jax.tree.leaves(frozen[side]))  # noqa: E731
-    return sum(value * (1 if whole(side) else 3) for side, value in forward.items())
+    total = 0
+    for side, value in forward.items():
+        is_whole = side in frozen and all(jax.tree.leaves(frozen[side]))
+        total += value * (1 if is_whole else 3)
+    return total
 
 
 def collective_sums(program: hlo.Program, topology: Topology, mesh) -> list[dict]:
@@ -211,26 +217,9 @@ def short_name(op_name: str) -> str:
         way = ", backward"
     elif "jvp(" in op_name:
         way = ", forward"
-    parts = [part for part in re.sub(r"\([^()]*(\([^()]*\))*[^()]*\)", "", op_name).split("/")]
+    parts = re.sub(r"\([^()]*(\([^()]*\))*[^()]*\)", "", op_name).split("/")
     kept = [part for part in parts if part not in _WRAPPERS and "." not in part]
     return "/".join(kept or [op_name.split(".")[0]]) + way
-
-
-_WRAPPERS = {
-    "",
-    "body",
-    "checkpoint",
-    "closed_call",
-    "jit",
-    "jvp",
-    "layers",
-    "rematted_computation",
-    "shard_map",
-    "transformer",
-    "transpose",
-    "vmap",
-    "while",
-}
 
 
 def _peak(memory, topology):
@@ -269,7 +258,7 @@ def _notes(program, memory, topology):
     if topology.chip is None:
         notes.append(
             "CPU devices: no estimate of time, for the compiler gives no cycles; memory is this "
-            "machine's, split evenly."
+            "machine's, split evenly, and peak is all of it at once."
         )
     elif program is not None:
         notes.append(

@@ -92,9 +92,7 @@ def _inner(params):
 def _product(program, computation, instruction):
     """FLOPs of a `dot` or a `convolution`, which is what the TPU compiler makes of a product."""
     out = hlo.dimensions(instruction.shape)
-    lhs, rhs = (
-        hlo.dimensions(program.shape(computation, name)) for name in instruction.operands[:2]
-    )
+    lhs, rhs = (hlo.dimensions(x.shape) for x in program.operands(computation, instruction)[:2])
     if instruction.opcode == "dot":
         contracting = re.search(r"lhs_contracting_dims=\{([0-9,]*)\}", instruction.rest)[1]
         return 2 * math.prod(out) * math.prod(lhs[int(i)] for i in contracting.split(",") if i)

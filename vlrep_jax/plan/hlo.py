@@ -77,15 +77,19 @@ class Instruction(NamedTuple):
 
 
 class Program(NamedTuple):
-    """Computations by name, each a list of instructions, and the name of the first to run."""
+    """Computations by name, each a list of instructions, and the name of the first to run.
+
+    named: the same instructions by (computation, name).
+    """
 
     computations: dict[str, list[Instruction]]
     entry: str
-    shapes: dict[tuple[str, str], str]
+    named: dict[tuple[str, str], Instruction]
 
-    def shape(self, computation: str, name: str) -> str:
-        """The text of an instruction's shape; '' for a name that is none."""
-        return self.shapes.get((computation, name), "")
+    def operands(self, computation: str, instruction: Instruction) -> list[Instruction]:
+        """The instructions whose results an instruction of this computation takes."""
+        found = (self.named.get((computation, name)) for name in instruction.operands)
+        return [operand for operand in found if operand is not None]
 
 
 class Collective(NamedTuple):
@@ -120,8 +124,8 @@ def parse(text: str) -> Program:
             current.append(Instruction(found[1], opcode, shape, rest))
     if entry is None:
         raise ValueError("This is not the text of a compiled program: it has no ENTRY.")
-    shapes = {(name, i.name): i.shape for name, body in computations.items() for i in body}
-    return Program(computations, entry, shapes)
+    named = {(name, i.name): i for name, body in computations.items() for i in body}
+    return Program(computations, entry, named)
 
 
 def executed(program: Program) -> list[tuple[Instruction, int, str]]:
@@ -154,9 +158,15 @@ def collectives(program: Program) -> list[Collective]:
         kind = _collective_kind(instruction.opcode)
         if instruction.opcode == "fusion":
             kind, instruction, computation = _fused_collective(program, instruction)
-        group = _group(instruction) if kind is not None else (0,)
+        if kind is None:
+            continue
+        size = _bytes(instruction.shape)
+        if instruction.opcode.endswith("-done"):  # the start knows what goes in, and where
+            (instruction,) = program.operands(computation, instruction)
+        operands = program.operands(computation, instruction)
+        size = max(size, sum(_bytes(operand.shape) for operand in operands))
+        group = _group(instruction)
         if len(group) != 1:  # alone, a device sends nothing
-            size = max(_bytes(instruction.shape), _operand_bytes(program, computation, instruction))
             found.append(Collective(kind, times, size, group, instruction.op_name))
     return found
 
@@ -223,10 +233,6 @@ def _fused_collective(program, fusion):
             if kind is not None:
                 return kind, instruction, name
     return None, None, None
-
-
-def _operand_bytes(program, computation, instruction):
-    return sum(_bytes(program.shape(computation, name)) for name in instruction.operands)
 
 
 def _group(collective):

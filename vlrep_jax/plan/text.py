@@ -89,7 +89,7 @@ def _memory(plan):
     if plan.argument_bytes is not None:
         yield "  arguments", f"{size(plan.argument_bytes)} (state and batch)"
         yield "  temporaries", size(plan.temp_bytes)
-        yield "  peak", f"{size(plan.peak_bytes)} (of all together; not everything lives at once)"
+        yield "  peak", f"{size(plan.peak_bytes)} (what counts; not all of these live at once)"
 
 
 def _cost(plan):

@@ -1,7 +1,8 @@
 """Chips and slices that a step can be planned for, and their devices for ahead-of-time compilation.
 
 The devices of a TPU slice come from libtpu, which compiles for them on any machine. Importing this
-file touches no backend; `find` chooses jax's platform, so it must come before anything is computed.
+file touches no backend; `find` sets jax's platform to the CPU, so that chips which are here stay
+free, and must come before anything is computed.
 """
 
 import importlib.util
@@ -105,14 +106,14 @@ class Topology(NamedTuple):
 
 
 def find(name: str) -> Topology:
-    """The topology of a name such as 'v5e:16x16' or 'cpu:8'.
+    """The topology of a name such as 'v5e:16x16' or 'cpu:8'; sets jax's platform to the CPU.
 
     Raises:
       ValueError: no such slice, or more CPU devices than can still be had.
       ModuleNotFoundError: libtpu is missing.
     """
-    generation, colon, size = name.partition(":")
-    if generation == "cpu" and colon:
+    generation, _, size = name.partition(":")
+    if generation == "cpu":
         return _cpu(name, size)
     if generation not in CHIPS:
         known = ", ".join([*CHIPS, "cpu"])
