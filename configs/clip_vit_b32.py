@@ -9,4 +9,4 @@ from vlrep_jax import recipes
 
 
 def get_config():
-    return recipes.clip_paper("ViT-B-32", peak=5e-4)
+    return recipes.clip_paper("ViT-B-32-quickgelu", peak=5e-4)

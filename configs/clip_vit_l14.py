@@ -10,7 +10,7 @@ pairs at a peak of 2e-5. Begin it with what the first run learnt: --config.init_
 
 from vlrep_jax import recipes
 
-MODELS = {"": "ViT-L-14", "224": "ViT-L-14", "336": "ViT-L-14-336"}
+MODELS = {"": "ViT-L-14-quickgelu", "224": "ViT-L-14-quickgelu", "336": "ViT-L-14-336-quickgelu"}
 
 
 def get_config(image_size=""):

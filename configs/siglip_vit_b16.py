@@ -17,7 +17,13 @@ def get_config():
     config = recipes.base()
     config.batch_size = 32_768
     config.steps = SAMPLES // config.batch_size
-    config.model = {"name": "ViT-B-16-SigLIP", "towers": {"dtype": "bfloat16", "remat": "full"}}
+    config.microbatch.image = 32
+    config.parallel.data, config.parallel.fsdp = 1, -1
+    config.model = {
+        "name": "ViT-B-16-SigLIP",
+        "attention": "xla",
+        "towers": {"dtype": "bfloat16", "remat": "full", "unroll": 1},
+    }
     config.loss = {"name": "sigmoid"}
     config.optimizer = {"name": "adamw", "b1": 0.9, "b2": 0.95, "weight_decay": 1e-4}
     config.schedule = {"name": "cosine", "peak": 1e-3, "warmup_steps": 20_000}

@@ -123,7 +123,7 @@ def test_a_wrong_option_of_an_evaluation_is_told_before_training(changed, messag
         ("--config.steps.more=1", "config.steps is a value, not a section"),
         ("--config.steps", "--config.steps has no value; write --config.steps=VALUE"),
         ("--config.steps=abc", "abc"),
-        ("--config.loss.name=sotfmax", "Unknown loss 'sotfmax': did you mean 'softmax'?"),
+        ("--config.loss.name=sotfmax", "Unknown loss 'sotfmax': did you mean 'softmax'"),
         ("--config.model.image.name=vti", "Unknown image tower 'vti': did you mean 'vit'?"),
         ("--config.data.caption.name=randm", "Unknown caption 'randm': did you mean 'random'?"),
         ("--config.tokenizer.name=pbe", "Unknown tokenizer 'pbe': did you mean 'bpe'?"),

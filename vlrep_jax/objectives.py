@@ -1,6 +1,7 @@
 """A model and a loss as one function of the parameters, which a train step differentiates."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +28,9 @@ def normalizer(mean: Sequence[float], std: Sequence[float]) -> Callable:
     return normalize
 
 
-def chunked(encode: Callable, chunks: int, *, recompute: bool = True) -> Callable:
+def chunked(
+    encode: Callable, chunks: int, *, recompute: bool = True, unroll: bool = False
+) -> Callable:
     """`encode` over one chunk of the rows after another: the same result, a chunk's work at a time.
 
     It is the gradient of the whole batch: a loss over the result sees every row.
@@ -39,6 +42,7 @@ def chunked(encode: Callable, chunks: int, *, recompute: bool = True) -> Callabl
       recompute: whether what the backward pass needs of a chunk is computed again when its turn
         comes (cached gradients, arXiv:2101.06983): memory of one chunk for one more forward pass,
         whatever the number of chunks. Otherwise it is kept, of all chunks.
+      unroll: whether the compiler sees every chunk by itself instead of a loop.
 
     Returns:
       run(batch, key), as `encode`; chunk i has the key `fold_in(key, i)`.
@@ -64,13 +68,14 @@ def chunked(encode: Callable, chunks: int, *, recompute: bool = True) -> Callabl
         if recompute:
             # Inside a loop nothing can merge the second computation with the first.
             encode_chunk = jax.checkpoint(encode_chunk, prevent_cse=False)
-        stacked = jax.lax.map(encode_chunk, jnp.arange(chunks))
+        scanned = lambda _, index: (None, encode_chunk(index))  # noqa: E731
+        _, stacked = jax.lax.scan(scanned, None, jnp.arange(chunks), unroll=unroll)
         return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(rows, *x.shape[2:]), stacked)
 
     return run
 
 
-def microbatched(encode: Callable, size: int) -> Callable:
+def microbatched(encode: Callable, size: int, *, unroll: bool = False) -> Callable:
     """`encode` over at most `size` rows at a time, for speed: what is at work stays in fast memory.
 
     Nothing is computed twice and no memory is saved but that of one microbatch's work: the model's
@@ -80,12 +85,14 @@ def microbatched(encode: Callable, size: int) -> Callable:
     Args:
       encode: as for `chunked`.
       size: rows; the largest divisor of the rows up to it is taken. 0 takes all rows at once.
+      unroll: as for `chunked`. A loop copies what it keeps of each microbatch, which matters where
+        that is much (remat 'lite'); without one, compilation takes longer by their number.
     """
 
     def run(batch, key):
         rows = len(jax.tree.leaves(batch)[0])
         fits = max(n for n in range(1, min(size or rows, rows) + 1) if rows % n == 0)
-        return chunked(encode, rows // fits, recompute=False)(batch, key)
+        return chunked(encode, rows // fits, recompute=False, unroll=unroll)(batch, key)
 
     return run
 
@@ -96,7 +103,7 @@ def contrastive(
     normalize: Callable = lambda images: images,
     *,
     chunks: int = 1,
-    microbatch: Mapping[str, int] | None = None,
+    microbatch: Mapping[str, int | bool] | None = None,
     place: Callable = lambda encode: encode,
 ) -> Objective:
     """The contrastive objective of a two-sided model.
@@ -106,7 +113,8 @@ def contrastive(
       loss: an entry of LOSSES with its axis bound, or as an island made by `per_shard`.
       normalize: applied to `batch['image']` first.
       chunks: rows are embedded in so many parts with cached gradients, see `chunked`.
-      microbatch: of each part so many rows at a time, for 'image' and 'text'; see `microbatched`.
+      microbatch: of each part so many rows at a time, for 'image' and 'text', and whether to
+        'unroll' them; see `microbatched`.
       place: what runs encode(params, pairs, key) -> (image, text) where the rows are, such as
         `parallel.on_own_rows` with its mesh bound.
 
@@ -114,7 +122,8 @@ def contrastive(
       objective(params, batch, key) -> (value, metrics). The batch holds `image`, `text` and, where
       there are any, `pair_ids` and `weights`, which the loss is given by name.
     """
-    microbatch = {"image": 0, "text": 0} | dict(microbatch or {})
+    microbatch = {"image": 0, "text": 0, "unroll": False} | dict(microbatch or {})
+    in_turns = partial(microbatched, unroll=microbatch["unroll"])
 
     def encode(params, pairs, key):
         def image(pixels, key):
@@ -132,8 +141,8 @@ def contrastive(
             # Two keys: one transformer may serve both sides.
             image_key, text_key = jax.random.split(key)
             return (
-                microbatched(image, microbatch["image"])(pairs["image"], image_key),
-                microbatched(text, microbatch["text"])(pairs["text"], text_key),
+                in_turns(image, microbatch["image"])(pairs["image"], image_key),
+                in_turns(text, microbatch["text"])(pairs["text"], text_key),
             )
 
         return chunked(both, chunks)(pairs, key)

@@ -23,7 +23,7 @@ def base() -> ConfigDict:
     config.chunks = 1
     # Of each part so many rows of a device at a time, at most, for speed: their work then stays in
     # the chip's fast memory (objectives.microbatched). 0 is all at once.
-    config.microbatch = ConfigDict({"image": 0, "text": 0})
+    config.microbatch = ConfigDict({"image": 0, "text": 0, "unroll": False})
     config.steps = 0
     config.model = ConfigDict()  # models.create
     config.loss = ConfigDict({"name": "softmax"})  # losses.LOSSES
@@ -82,9 +82,14 @@ def clip_paper(model: str, *, peak: float, samples: int = 400_000_000) -> Config
     config = base()
     config.batch_size = 32_768
     config.microbatch.image = 32
+    # It moves as many bytes as copies of the parameters would, updates each of them once, and needs
+    # less memory.
+    config.parallel.data, config.parallel.fsdp = 1, -1
     config.max_logit_scale = 100.0
     config.steps = 32 * samples // config.batch_size
-    config.model = ConfigDict({"name": model, "towers": {"dtype": "bfloat16", "remat": "full"}})
+    # attention: 'cudnn' and 'flash' are the kernels of GPUs and TPUs (models/attention.py).
+    towers = {"dtype": "bfloat16", "remat": "full", "unroll": 1}
+    config.model = ConfigDict({"name": model, "attention": "xla", "towers": towers})
     config.optimizer = ConfigDict(
         {"name": "adamw", "b1": 0.9, "b2": 0.98, "eps": 1e-6, "weight_decay": 0.2}
     )

@@ -50,7 +50,8 @@ def create(name: str, **overrides: Any) -> nn.Module:
     Args:
       name: a preset ('ViT-B-32') or a model class of the table MODELS ('dual_encoder').
       overrides: options of the model; those of a tower as a mapping (`image={...}`), merged
-        into the preset's. `towers={...}` gives the same options to both towers.
+        into the preset's. `towers={...}` gives the same options to both towers, and
+        `attention=...` is short for the one among them that depends on the machine.
 
     Returns:
       A linen module. After `model.init(key, images, tokens)`, `model.apply(variables, images,
@@ -63,6 +64,8 @@ def create(name: str, **overrides: Any) -> nn.Module:
         raise ValueError(f"Unknown model {name!r}: {near(name, [*PRESETS, *MODELS])}.")
     section = _merge(PRESETS.get(name, {"name": name}), overrides)
     towers = section.pop("towers", {})
+    if "image" in section and "attention" in section:
+        towers = {"attention": section.pop("attention"), **towers}
     if towers and any(isinstance(section.get(side), nn.Module) for side in ("image", "text")):
         raise ValueError("towers={...} changes towers given as mappings, not as modules.")
     for side in ("image", "text"):

@@ -14,6 +14,7 @@ from flax.linen.initializers import normal, zeros
 from jax.ad_checkpoint import checkpoint_name
 
 from vlrep_jax.build import find
+from vlrep_jax.models.attention import ATTENTIONS
 
 
 def quick_gelu(x):
@@ -69,12 +70,14 @@ class Mlp(nn.Module):
 class Attention(nn.Module):
     """Multi-head attention of queries [b, n, w] over keys [b, m, w]; logits and softmax in float32.
 
-    `mask` bool[b, 1, 1, m] is true where a key may be seen; `causal` hides later positions.
+    `form` is a name in ATTENTIONS. `mask` bool[b, 1, 1, m] is true where a key may be seen;
+    `causal` hides later positions.
     """
 
     heads: int
     init_std: tuple[float, float]
     dtype: jnp.dtype = jnp.float32
+    form: str = "xla"
 
     @nn.compact
     def __call__(self, queries, keys, *, mask=None, causal=False):
@@ -88,12 +91,12 @@ class Attention(nn.Module):
             dtype=self.dtype,
             kernel_init=normal(std_in),
         )
-        mixed = jax.nn.dot_product_attention(
+        mixed = find(ATTENTIONS, self.form, "attention")(
             checkpoint_name(project(name="query")(queries), "query"),
             checkpoint_name(project(name="key")(keys), "key"),
             checkpoint_name(project(name="value")(keys), "value"),
-            mask=mask,
-            is_causal=causal,
+            mask,
+            causal,
         )
         mixed = checkpoint_name(mixed, "attention")
         out = nn.DenseGeneral(
@@ -111,6 +114,7 @@ class Block(nn.Module):
     activation: str
     ln_eps: float
     dropout: float
+    attention: str
     dtype: jnp.dtype
 
     @nn.compact
@@ -121,7 +125,9 @@ class Block(nn.Module):
         norm = partial(nn.LayerNorm, epsilon=self.ln_eps, dtype=self.dtype)
         drop = nn.Dropout(self.dropout, deterministic=not train)
         y = norm(name="ln_1")(x)
-        attention = Attention(self.heads, (std_in, std_out), self.dtype, name="attn")
+        attention = Attention(
+            self.heads, (std_in, std_out), self.dtype, self.attention, name="attn"
+        )
         x = checkpoint_name(x + drop(attention(y, y, mask=mask, causal=causal)), "residual")
         mlp = Mlp(
             self.mlp_dim, self.activation, ((2 * width) ** -0.5, std_out), self.dtype, name="mlp"
@@ -139,6 +145,7 @@ class Transformer(nn.Module):
       activation: a name in ACTIVATIONS.
       ln_eps: epsilon of the layer norms (CLIP 1e-5, SigLIP 1e-6).
       dropout: rate on both residual branches, active where `train` is true.
+      attention: a name in ATTENTIONS, the form in which it is computed.
       remat: a name in REMAT_POLICIES, what is kept of each layer for the backward pass.
       unroll: layers per iteration of the loop; depth unrolls it whole.
       dtype: of the computation; parameters are float32.
@@ -150,6 +157,7 @@ class Transformer(nn.Module):
     activation: str = "gelu"
     ln_eps: float = 1e-5
     dropout: float = 0.0
+    attention: str = "xla"
     remat: str = "none"
     unroll: int = 1
     dtype: jnp.dtype = jnp.float32
@@ -175,6 +183,7 @@ class Transformer(nn.Module):
             activation=self.activation,
             ln_eps=self.ln_eps,
             dropout=self.dropout,
+            attention=self.attention,
             dtype=self.dtype,
             name="layers",
         )
@@ -196,6 +205,7 @@ class Tower(nn.Module):
     activation: str = "gelu"
     ln_eps: float = 1e-5
     dropout: float = 0.0
+    attention: str = "xla"
     remat: str = "none"
     unroll: int = 1
     dtype: jnp.dtype = jnp.float32
@@ -209,6 +219,7 @@ class Tower(nn.Module):
             activation=self.activation,
             ln_eps=self.ln_eps,
             dropout=self.dropout,
+            attention=self.attention,
             remat=self.remat,
             unroll=self.unroll,
             dtype=self.dtype,
