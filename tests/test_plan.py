@@ -94,6 +94,14 @@ def test_frozen_towers_count_forward_only():
     assert whole - part == 2 * image
 
 
+def test_the_model_s_flops_do_not_depend_on_how_it_is_computed():
+    plain = estimate.training_flops(make_experiment(config()))
+    flash = config()
+    with flash.unlocked():
+        flash.model.image.attention, flash.model.image.remat = "flash", "full"
+    assert estimate.training_flops(make_experiment(flash)) == plain
+
+
 def test_pmap_recipes_are_planned_as_jit(tiny):
     made = estimate.plan(config(**{"parallel.wiring": "pmap"}), topology.find("cpu:8"))
     assert made.peak_bytes == tiny.peak_bytes

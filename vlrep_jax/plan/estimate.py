@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 import jax
 from ml_collections import ConfigDict
 
+from vlrep_jax import models
+from vlrep_jax.build import plain
 from vlrep_jax.experiment import make_experiment
 from vlrep_jax.parallel import check_divides
 from vlrep_jax.plan import flops, hlo
@@ -149,7 +151,11 @@ def training_flops(experiment) -> int:
     """
     params, config = experiment.abstract_state.params, experiment.config
     frozen = match_rules([(rule, True) for rule in config.freeze], params, False)
-    forward = flops.forward(experiment.model, experiment.image_size, experiment.context_length)
+    section = {"name": None, **plain(config.model)}
+    # A kernel hides its products, and pads them; the model's are those of the plain form.
+    section["towers"] = {**section.get("towers", {}), "attention": "xla"}
+    model = models.create(**section)
+    forward = flops.forward(model, experiment.image_size, experiment.context_length)
     total = 0
     for side, value in forward.items():
         is_whole = side in frozen and all(jax.tree.leaves(frozen[side]))
