@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from vlrep_jax.collectives import first_row, gather_parts, vary_like
+from vlrep_jax.collectives import first_row, gather_parts
 from vlrep_jax.rules import match_rules
 
 BATCH_AXES = ("data", "fsdp")  # every mesh axis splits the batch; 'fsdp' may split parameters too
@@ -86,12 +86,13 @@ def on_own_rows(encode: Callable, mesh: Mesh, layout) -> Callable:
         def local(params, batch, key):
             params = jax.tree.map(_whole, params, split)
             own_key = jax.random.fold_in(key, first_row(1, BATCH_AXES))
-            return encode(vary_like(params, batch), batch, own_key)
+            return encode(params, batch, own_key)
 
         rows = P(BATCH_AXES)
-        return jax.shard_map(local, mesh=mesh, in_specs=(split, rows, P()), out_specs=rows)(
-            params, batch, key
-        )
+        # Unchecked: the kernels that attention may use do not say on which axes they vary.
+        return jax.shard_map(
+            local, mesh=mesh, in_specs=(split, rows, P()), out_specs=rows, check_vma=False
+        )(params, batch, key)
 
     return run
 

@@ -20,9 +20,15 @@ def xla(query, key, value, mask, causal):
 
 def cudnn(query, key, value, mask, causal):
     """cuDNN's fused kernel: NVIDIA GPUs from Ampere on, computation in bfloat16 or float16."""
-    return jax.nn.dot_product_attention(
-        query, key, value, mask=mask, is_causal=causal, implementation="cudnn"
-    )
+    try:
+        return jax.nn.dot_product_attention(
+            query, key, value, mask=mask, is_causal=causal, implementation="cudnn"
+        )
+    except (RuntimeError, NotImplementedError, ValueError) as error:
+        raise ValueError(
+            "attention='cudnn' needs an NVIDIA GPU and dtype='bfloat16'; 'xla' works everywhere: "
+            f"{error}"
+        ) from None
 
 
 def flash(query, key, value, mask, causal):
