@@ -28,9 +28,9 @@ FORMS = "softmax,softmax_ring,softmax_matrix,sigmoid,sigmoid_ring,sigmoid_matrix
 MIB = 2**20
 
 
-def compile_loss(name, batch, dim, devices, dtype=jnp.float32, **options):
+def compile_loss(name, batch, dim, devices, dtype=jnp.float32, fsdp=1, **options):
     """value_and_grad of the loss over `devices`, compiled."""
-    mesh = make_mesh(devices=devices)
+    mesh = make_mesh(-1, fsdp, devices=devices)
 
     def value(image, text, scale, bias):
         run = per_shard(lambda *args, **kw: LOSSES[name](*args, **kw, **options), mesh, batched=2)
@@ -52,7 +52,9 @@ def row(name, batch, args, devices):
     """One line of the table."""
     clock = CLOCK_HZ[args.topology.split(":")[0]]
     try:
-        compiled = compile_loss(name, batch, args.dim, devices, args.dtype, **args.options)
+        compiled = compile_loss(
+            name, batch, args.dim, devices, args.dtype, args.fsdp, **args.options
+        )
     except jax.errors.JaxRuntimeError as error:
         (reason,) = [line for line in str(error).splitlines() if "Used" in line][:1] or [error]
         return f"| {name} | {batch} | refused: {reason} | | | |"
@@ -70,6 +72,7 @@ def main():
     parser.add_argument("--losses", default=FORMS)
     parser.add_argument("--dim", type=int, default=512)
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--fsdp", type=int, default=1, help="shards along the mesh's second axis")
     parser.add_argument("--chunk", type=int, help="columns at a time; none: the loss's own choice")
     args = parser.parse_args()
     args.options = {} if args.chunk is None else {"chunk": args.chunk}

@@ -71,7 +71,12 @@ def run(name, split, embeddings, scale, **labels):
 
 
 def check(name, split, embeddings, scale, gradient_rtol=GRADIENT_RTOL, rtol=VALUE_RTOL, **labels):
-    (value, metrics), gradients = run(name, split, embeddings, scale, **labels)
+    found = run(name, split, embeddings, scale, **labels)
+    compare(name, found, embeddings, scale, labels, gradient_rtol, rtol)
+
+
+def compare(name, found, embeddings, scale, labels, gradient_rtol=GRADIENT_RTOL, rtol=VALUE_RTOL):
+    (value, metrics), gradients = found
     want_value, want_gradients, want_metrics = oracles.ORACLES[name](
         *embeddings, np.float32(scale), BIAS, labels.get("pair_ids"), labels.get("weights")
     )
@@ -101,6 +106,20 @@ def test_ids_and_weights_are_right_without_each_other(name, labels):
     """A path of its own each: what nobody asks for is not computed."""
     for scale in (14.3, 100.0):
         check(name, ("shard_map", 3, 4), random_batch(1), scale, **labels)
+
+
+@pytest.mark.parametrize("shape", [(1, 3), (3, 1), (3, 2), (2, 3)])
+@pytest.mark.parametrize("name", FORMS)
+def test_on_any_grid_of_shards_every_image_meets_every_text_once(name, shape):
+    island = per_shard(partial(LOSSES[name], chunk=4), wirings.mesh(shape, BATCH_AXES), batched=2)
+    gradient = jax.jit(jax.value_and_grad(partial(objective, island), has_aux=True))
+    image, text = random_batch(1)
+    for scale in (14.3, 100.0):
+        scalars = dict(scale=np.float32(scale), bias=np.float32(BIAS))
+        rows = {"row": np.eye(ROWS, dtype=np.float32)}
+        labels = dict(pair_ids=PAIR_IDS, weights=WEIGHTS)
+        found = gradient(dict(image=image, text=text, **scalars), rows | labels)
+        compare(name, found, (image, text), scale, labels)
 
 
 @pytest.mark.parametrize("name", ["vild", "clip_article"])

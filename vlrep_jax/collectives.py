@@ -29,6 +29,18 @@ def gather_batch(x: jax.Array, axis_name) -> jax.Array:
     return x if axis_name is None else _gather(x, axis_name, 0)
 
 
+def grid_axes(axis_name):
+    """Returns (the axis along which texts are gathered, that along which images are), or None each.
+
+    Of two axes, whose shards lie on a grid, one of either kind: each shard then compares the images
+    of its row of the grid with the texts of its column, and every image meets every text once.
+    """
+    if not isinstance(axis_name, tuple):
+        return axis_name, None
+    first, *others = axis_name
+    return first, tuple(others) or None
+
+
 def gather_parts(x: jax.Array, axis_name, dim: int) -> jax.Array:
     """Returns the array whose equal parts along `dim` lie on the shards; its gradient is scattered.
 

@@ -51,7 +51,7 @@ def _matrices(image, text, scale, axis_name, pair_ids, weights):
     """(pairs, logits of images [b, B], logits of texts [b, B], is_positive [b, B], weights [B])."""
     pairs = make_pairs(image, text, axis_name=axis_name, pair_ids=pair_ids, weights=weights)
     scale = as_scalar(scale, "scale")
-    all_text, all_labels = pairs.gathered(axis_name)
+    all_text, all_labels = pairs.texts(axis_name)
     all_image = gather_batch(pairs.image, axis_name)
     is_positive = pairs.labels.ids[:, None] == all_labels.ids[None, :]
     to_text, to_image = scale * (pairs.image @ all_text.T), scale * (pairs.text @ all_image.T)

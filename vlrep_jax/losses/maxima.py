@@ -31,8 +31,8 @@ def no_maxima(n: int, *, with_positive: bool) -> Maxima:
     return Maxima(nothing, nothing if with_positive else None)
 
 
-def of_own_columns(maxima: Maxima, rows: int, axis_name) -> Maxima:
-    """From each shard's maxima of all B columns to those of this shard's own, over all shards."""
+def of_own(maxima: Maxima, rows: int, axis_name) -> Maxima:
+    """From each shard's maxima of all shards' rows along an axis to those of this shard's own."""
     everywhere = jax.tree.map(lambda x: global_max(x, axis_name), maxima)
     return jax.tree.map(lambda x: own_rows(x, rows, axis_name), everywhere)
 

@@ -27,16 +27,21 @@ class Pairs(NamedTuple):
     labels: Labels  # of b
     unique: bool  # every row has one positive, the other half of its pair
 
-    def gathered(self, axis_name) -> tuple[jax.Array, Labels]:
-        """The texts float32[B, d] of the global batch and their labels."""
-        all_text = gather_batch(self.text, axis_name)
-        ids, weights = self.labels
-        if self.unique:
-            all_ids = vary_like(jnp.arange(len(all_text), dtype=ids.dtype), all_text)
-        else:
-            all_ids = gather_batch(ids, axis_name)
-        all_weights = None if weights is None else gather_batch(weights, axis_name)
-        return all_text, Labels(all_ids, all_weights)
+    def texts(self, axis_name) -> tuple[jax.Array, Labels]:
+        """The texts float32[c, d] of all shards along an axis, and their labels."""
+        return self._gathered(self.text, axis_name)
+
+    def images(self, scale, axis_name) -> tuple[jax.Array, Labels]:
+        """scale * the images float32[r, d] of all shards along an axis, and their labels."""
+        return self._gathered(self.scaled(scale), axis_name)
+
+    def scaled(self, scale) -> jax.Array:
+        """scale * the images, float32[b, d]."""
+        return as_scalar(scale, "scale") * self.image
+
+    def _gathered(self, rows, axis_name):
+        gather = lambda x: gather_batch(x, axis_name)  # noqa: E731
+        return gather(rows), jax.tree.map(gather, self.labels)
 
 
 def make_pairs(image, text, *, axis_name, pair_ids, weights) -> Pairs:

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from vlrep_jax.collectives import global_rows, vary_like
+from vlrep_jax.collectives import global_rows, grid_axes, sum_to_owner, vary_like
 from vlrep_jax.losses.chunks import chunk_size
-from vlrep_jax.losses.maxima import accuracies, of_own_columns
+from vlrep_jax.losses.maxima import accuracies, of_own
 from vlrep_jax.losses.pairs import as_scalar, make_pairs, per_weight, weighted_mean
 from vlrep_jax.losses.sigmoid_tiles import cost_sums
 
@@ -22,12 +22,15 @@ def sigmoid(image, text, scale, bias, *, axis_name=None, pair_ids=None, weights=
     """
     pairs = make_pairs(image, text, axis_name=axis_name, pair_ids=pair_ids, weights=weights)
     rows, bias = _rows_and_bias(pairs, scale, bias)
-    all_text, all_labels = pairs.gathered(axis_name)
-    size = chunk_size(chunk, len(rows), len(all_text))
+    along_columns, along_rows = grid_axes(axis_name)
+    images, of_images = pairs.images(scale, along_rows)
+    texts, of_texts = pairs.texts(along_columns)
+    size = chunk_size(chunk, len(images), len(texts))
     costs, (of_rows, of_columns) = cost_sums(
-        rows, all_text, bias, pairs.labels, all_labels, pairs.unique, size, None
+        images, texts, bias, of_images, of_texts, pairs.unique, size, None
     )
-    maxima = of_rows, of_own_columns(of_columns, len(rows), axis_name)
+    costs = sum_to_owner(costs, along_rows)
+    maxima = of_own(of_rows, len(rows), along_rows), of_own(of_columns, len(rows), along_columns)
     return _of_global_batch(pairs, rows, bias, costs, maxima, axis_name)
 
 
@@ -51,7 +54,7 @@ def _rows_and_bias(pairs, scale, bias):
         raise ValueError(
             "A sigmoid loss needs a bias, got None: create the model with a logit bias."
         )
-    rows = as_scalar(scale, "scale") * pairs.image
+    rows = pairs.scaled(scale)
     return rows, vary_like(as_scalar(bias, "bias"), rows)
 
 

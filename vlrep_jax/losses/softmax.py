@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from vlrep_jax.collectives import global_max, global_rows, own_rows, sum_to_owner
+from vlrep_jax.collectives import global_max, global_rows, grid_axes, own_rows, sum_to_owner
 from vlrep_jax.losses.chunks import chunk_size
-from vlrep_jax.losses.maxima import accuracies, of_own_columns
-from vlrep_jax.losses.pairs import as_scalar, make_pairs, weighted_mean
+from vlrep_jax.losses.maxima import accuracies, of_own
+from vlrep_jax.losses.pairs import make_pairs, weighted_mean
 from vlrep_jax.losses.softmax_tiles import LogSums, log_sums
 
 
@@ -36,7 +36,7 @@ def softmax_ring(
     """
     del bias
     pairs = make_pairs(image, text, axis_name=axis_name, pair_ids=pair_ids, weights=weights)
-    rows = as_scalar(scale, "scale") * pairs.image
+    rows = pairs.scaled(scale)
     size = min(chunk_size(chunk, len(rows), global_rows(len(rows), axis_name)), len(rows))
     labels = pairs.labels
     sums, maxima = log_sums(rows, pairs.text, labels, labels, pairs.unique, size, axis_name)
@@ -65,20 +65,21 @@ def clip_article(
 def cross_entropy(image, text, scale, *, axis_name, pair_ids, weights, chunk):
     """Returns (the sum of the two directions' global cross-entropies, metrics)."""
     pairs = make_pairs(image, text, axis_name=axis_name, pair_ids=pair_ids, weights=weights)
-    rows = as_scalar(scale, "scale") * pairs.image
-    all_text, all_labels = pairs.gathered(axis_name)
-    size = chunk_size(chunk, len(rows), len(all_text))
-    (row_sums, column_sums), (row_maxima, column_maxima) = log_sums(
-        rows, all_text, pairs.labels, all_labels, pairs.unique, size, None
-    )
-    own_sums = _of_own_columns(column_sums, column_maxima, len(rows), axis_name)
-    own_maxima = of_own_columns(column_maxima, len(rows), axis_name)
-    return _of_global_batch(pairs, rows, (row_sums, own_sums), (row_maxima, own_maxima), axis_name)
+    along_columns, along_rows = grid_axes(axis_name)
+    images, of_images = pairs.images(scale, along_rows)
+    texts, of_texts = pairs.texts(along_columns)
+    size = chunk_size(chunk, len(images), len(texts))
+    sums, maxima = log_sums(images, texts, of_images, of_texts, pairs.unique, size, None)
+    rows = len(image)
+    own = [
+        (_of_own(*of, rows, axis), of_own(of[1], rows, axis))
+        for *of, axis in zip(sums, maxima, (along_rows, along_columns), strict=True)
+    ]
+    return _of_global_batch(pairs, pairs.scaled(scale), *zip(*own, strict=True), axis_name)
 
 
-def _of_own_columns(sums: LogSums, maxima, rows, axis_name):
-    """From each shard's share in all B columns to this shard's own columns, over all shards."""
-
+def _of_own(sums: LogSums, maxima, rows, axis_name):
+    """From each shard's share in the sums of all rows along an axis to the sums of its own."""
     def log_sum(share, maximum):
         # Over real maxima: exp(share - scale) would underflow where no row is near the column.
         maximum = global_max(maximum, axis_name)
@@ -89,7 +90,8 @@ def _of_own_columns(sums: LogSums, maxima, rows, axis_name):
     if sums.positive is None:
         return LogSums(negative, None, None, None)
     positive = log_sum(sums.positive, maxima.positive)
-    return LogSums(negative, positive, sum_to_owner(sums.positive_total, axis_name), None)
+    total, number = (sum_to_owner(x, axis_name) for x in (sums.positive_total, sums.positives))
+    return LogSums(negative, positive, total, number)
 
 
 def _of_global_batch(pairs, rows, sums, maxima, axis_name):
