@@ -17,6 +17,8 @@ TOPOLOGIES = (
     *("v4:2x2x2", "v4:4x4x4", "v4:8x8x8", "v4:16x16x16"),
     *("v5p:2x2x2", "v5p:4x4x4", "v5p:8x8x8", "v5p:16x16x16"),
 )
+# The same on every slice: 8 chips split the parameters, and images are gathered along them.
+MESH = ("--config.parallel.data=-1", "--config.parallel.fsdp=8")
 HEAD = (
     "| slice | chips | global batch | est ms | collectives ms | efficiency, all hidden | none |\n"
     "|---|---|---|---|---|---|---|"
@@ -37,7 +39,7 @@ def main():
     for name in args.topologies:
         place = plan.find(name)
         count = len(place.devices)
-        words = [*overrides, f"--config.batch_size={args.rows * count}"]
+        words = [*MESH, *overrides, f"--config.batch_size={args.rows * count}"]
         made = plan.plan(cli.load_config(args.config, words), place)
         print(f"{name}: compiled in {made.compile_seconds:.0f} s", file=sys.stderr, flush=True)
         row = f"| {name} | {count:,} | {made.batch_size:,} |"

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -33,8 +34,10 @@ def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | Non
             f"parallel.data={data}, parallel.fsdp={fsdp} do not fit {count} devices: their product "
             f"must be {count}, and one of them may be -1 to take what is left."
         )
-    # make_mesh makes explicit axes unless told; these programs leave propagation to the compiler.
-    return jax.make_mesh(tuple(sizes), BATCH_AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
+    # Neighbours in the mesh are neighbours in a TPU's torus as far as the sizes let them.
+    grid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    # A mesh has explicit axes unless told; these programs leave propagation to the compiler.
+    return Mesh(grid, BATCH_AXES, axis_types=(AxisType.Auto,) * 2)
 
 
 def per_shard(fn: Callable, mesh: Mesh, *, batched: int) -> Callable:

@@ -80,6 +80,7 @@ def cross_entropy(image, text, scale, *, axis_name, pair_ids, weights, chunk):
 
 def _of_own(sums: LogSums, maxima, rows, axis_name):
     """From each shard's share in the sums of all rows along an axis to the sums of its own."""
+
     def log_sum(share, maximum):
         # Over real maxima: exp(share - scale) would underflow where no row is near the column.
         maximum = global_max(maximum, axis_name)

@@ -114,8 +114,8 @@ class Block(nn.Module):
     activation: str
     ln_eps: float
     dropout: float
-    attention: str
     dtype: jnp.dtype
+    attention: str = "xla"
 
     @nn.compact
     def __call__(self, x, mask, causal, train):
