@@ -69,9 +69,7 @@ def test_a_stack_computes_attention_in_the_form_it_is_told():
 
 
 def test_a_kernel_of_another_platform_is_refused_by_name():
-    with pytest.raises(
-        ValueError, match=r"attention=.cudnn. needs an NVIDIA GPU.*cuDNN is not detected"
-    ):
+    with pytest.raises(ValueError, match=r"attention='cudnn' needs an NVIDIA GPU"):
         run_stack("cudnn")
     with pytest.raises(ValueError, match="interpret mode"):  # jax's own words
         run_stack("flash")

@@ -15,7 +15,7 @@ import vlrep_jax
 from vlrep_jax import cli, recipes
 from vlrep_jax.build import plain
 from vlrep_jax.data.sources import SOURCES
-from vlrep_jax.experiment import make_experiment, make_tokenizer
+from vlrep_jax.experiment import keep_programs, make_experiment, make_tokenizer
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 # Parameters of every recipe, with its argument if it has one: total, image size, context length.
@@ -293,3 +293,15 @@ def test_a_misspelt_option_of_a_part_of_a_transform_is_one_line(monkeypatch):
     wanted = config(**{"data.transform": {"name": "augment", "affine": {"degres": 3.0}}})
     with pytest.raises(ValueError, match=r"config\.data\.transform: .*'degres'"):
         make_experiment(wanted).train_batches(make_tokenizer(wanted))
+
+
+def test_compiled_programs_are_kept_where_a_recipe_says_unless_jax_was_told_before(tmp_path):
+    before = jax.config.jax_compilation_cache_dir
+    try:
+        jax.config.update("jax_compilation_cache_dir", None)
+        for said, found in (("", None), (f"{tmp_path}", f"{tmp_path}"), ("late", f"{tmp_path}")):
+            keep_programs(config(compilation_cache=said))
+            assert jax.config.jax_compilation_cache_dir == found
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+    assert recipes.base().compilation_cache

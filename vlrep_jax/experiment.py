@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -86,7 +87,8 @@ class Experiment:
         kind = self.mesh.devices.flat[0].device_kind
         return (
             f"{size:,} parameters, {self.mesh.size} x {kind} ({self.config.parallel.wiring}), "
-            f"batch {self.config.batch_size:,}, {self.config.steps:,} steps. First it compiles."
+            f"batch {self.config.batch_size:,}, {self.config.steps:,} steps. First it compiles, or "
+            f"finds its programs in {jax.config.jax_compilation_cache_dir or 'no cache'}."
         )
 
     def encoder(self, tokenizer: Tokenizer) -> Callable[..., Encoder]:
@@ -211,6 +213,13 @@ def make_experiment(config: ConfigDict, devices: Sequence[jax.Device] | None = N
         step=pmap_step(step) if pmapped else jit_step(step, mesh, layout),
         put=put_pmap_batch if pmapped else partial(put_batch, mesh=mesh),
     )
+
+
+def keep_programs(config: ConfigDict) -> None:
+    """Has JAX keep what it compiles, for the next run, unless it was told where to before."""
+    if config.compilation_cache and jax.config.jax_compilation_cache_dir is None:
+        path = os.path.expanduser(config.compilation_cache)
+        jax.config.update("jax_compilation_cache_dir", path)
 
 
 def check_keys(config: ConfigDict) -> None:

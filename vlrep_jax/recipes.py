@@ -64,6 +64,10 @@ def base() -> ConfigDict:
         {"wiring": "jit", "data": -1, "fsdp": 1, "rules": ((".*", "fsdp"),)}
     )
 
+    # Where compiled programs are kept for the next run of the same one ('' keeps none). A directory
+    # that JAX was told of by other means, such as JAX_COMPILATION_CACHE_DIR, goes before it.
+    config.compilation_cache = "~/.cache/vlrep_jax"
+
     config.log_every = 50
     config.eval_every = 1000
     config.checkpoint_every = 1000

@@ -20,7 +20,12 @@ from vlrep_jax.data.pipeline import eval_batches
 from vlrep_jax.data.sources import Pictures
 from vlrep_jax.data.tokenizers import load_tokenizer
 from vlrep_jax.evaluation import flat_metrics
-from vlrep_jax.experiment import check_vocabulary, make_experiment, make_tokenizer
+from vlrep_jax.experiment import (
+    check_vocabulary,
+    keep_programs,
+    make_experiment,
+    make_tokenizer,
+)
 from vlrep_jax.initial import find_initial
 from vlrep_jax.report import RetrievalPanel, ZeroShotPanel, contact_sheet, write_report
 from vlrep_jax.train import fit
@@ -66,6 +71,7 @@ class Session:
         self.config, self.workdir, self.clock = config, workdir, Clock()
         self.is_writer = jax.process_index() == 0
         is_begun = workdirs.check_same_run(workdir, config)
+        keep_programs(config)
         self.experiment = make_experiment(config)
         self.clock.lap("set-up")
         tokenizer_path = workdir / "tokenizer.json"
@@ -278,6 +284,7 @@ def load(workdir: Path, step: int | None = None, override=lambda config: config)
       FileNotFoundError: no such run or checkpoint.
     """
     config = override(workdirs.read_config(workdir))
+    keep_programs(config)
     if not (workdir / "checkpoints").is_dir():
         raise FileNotFoundError(f"{workdir} has no checkpoint yet.")
     tokenizer = load_tokenizer(workdir / "tokenizer.json")

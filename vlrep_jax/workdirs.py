@@ -17,6 +17,7 @@ from vlrep_jax.build import plain
 CHANGEABLE = (
     "checkpoint_every",
     "chunks",
+    "compilation_cache",
     "data.num_threads",
     "data.prefetch",
     "data.cache",
@@ -28,6 +29,10 @@ CHANGEABLE = (
     "evals",
     "keep_checkpoints",
     "log_every",
+    "microbatch",
+    "model.attention",
+    "model.towers.remat",
+    "model.towers.unroll",
     "parallel",
 )
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
