@@ -15,18 +15,22 @@ CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 # SigLIP's B/16 with 64 tokens is the shape of both references: two towers of 768 x 12.
 B16, L14 = "siglip_vit_b16.py", "clip_vit_l14.py"
 REMAT = "--config.model.towers.remat="
+AT_ONCE = "--config.microbatch.image=0"
+HALF = "flip_vit_l16.py"  # half of the patches; its tuning sees them all
 ROWS = [
-    ("SigLIP B/16, full remat", B16, []),
-    ("SigLIP B/16, lite", B16, [REMAT + "lite"]),
-    ("SigLIP B/16, dots", B16, [REMAT + "dots"]),
-    ("SigLIP B/16, no remat", B16, [REMAT + "none"]),
-    ("SigLIP B/16, full remat, 4 chunks", B16, ["--config.chunks=4"]),
-    ("SigLIP B/16, full remat, ring loss", B16, ["--config.loss.name=sigmoid_ring"]),
-    ("CLIP B/16, full remat", "clip_vit_b16.py", []),
-    ("CLIP B/16, lite", "clip_vit_b16.py", [REMAT + "lite"]),
-    ("CLIP B/32, full remat", "clip_vit_b32.py", []),
-    ("CLIP L/14, full remat", L14, []),
-    ("CLIP L/14, lite, 64 a chip", L14, [REMAT + "lite", "--config.batch_size=16384"]),
+    ("SigLIP B/16, the recipe: full remat, 32 images at a time", B16, []),
+    ("SigLIP B/16, full remat, at once", B16, [AT_ONCE]),
+    ("SigLIP B/16, lite, at once", B16, [REMAT + "lite", AT_ONCE]),
+    ("SigLIP B/16, dots, at once", B16, [REMAT + "dots", AT_ONCE]),
+    ("SigLIP B/16, no remat, at once", B16, [REMAT + "none", AT_ONCE]),
+    ("SigLIP B/16, 4 chunks with cached gradients", B16, [AT_ONCE, "--config.chunks=4"]),
+    ("SigLIP B/16, data parallel", B16, ["--config.parallel.data=-1", "--config.parallel.fsdp=1"]),
+    ("SigLIP B/16, a mesh of 16 x 16", B16, ["--config.parallel.data=16"]),
+    ("CLIP B/16, the recipe", "clip_vit_b16.py", []),
+    ("CLIP L/14, the recipe: full remat, 16 images at a time", L14, []),
+    ("CLIP L/14, lite, 16 a chip", L14, [REMAT + "lite", AT_ONCE, "--config.batch_size=4096"]),
+    ("CLIP L/16, every patch", HALF + ":tune", ["--config.batch_size=32768"]),
+    ("CLIP L/16, half of the patches", HALF, ["--config.batch_size=32768"]),
 ]
 # est ms, MFU, temp MiB on v5e:16x16, batch 32,768, full remat (jax 0.10.2, libtpu 0.0.42.1).
 REFERENCES = [

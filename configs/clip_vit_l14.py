@@ -16,9 +16,11 @@ MODELS = {"": "ViT-L-14-quickgelu", "224": "ViT-L-14-quickgelu", "336": "ViT-L-1
 def get_config(image_size=""):
     if image_size not in MODELS:
         raise ValueError(f"clip_vit_l14 takes an image size of 224 or 336, not {image_size!r}.")
-    if image_size != "336":
-        return recipes.clip_paper(MODELS[image_size], peak=4e-4)
-    config = recipes.clip_paper(MODELS[image_size], peak=2e-5)
+    at_336 = image_size == "336"
+    config = recipes.clip_paper(MODELS[image_size], peak=2e-5 if at_336 else 4e-4)
+    config.microbatch.image = 8 if at_336 else 16  # as many tokens as 32 images of a B/16
+    if not at_336:
+        return config
     config.init_from = "runs/clip_vit_l14"
     config.steps //= 32
     return config
