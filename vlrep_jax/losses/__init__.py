@@ -30,7 +30,9 @@ derivatives in reverse mode only, but for the `_matrix` forms: the others' are w
 
 Forms of one loss, equal in value, gradient and metrics:
   softmax, sigmoid: texts are gathered once, one product serves both directions, and a b x B matrix
-    never exists. Memory for B texts of d features: 4 B d bytes. The fast form on many devices.
+    never exists. Memory for B texts of d features: 4 B d bytes. The fast form on many devices. If
+    `axis_name` is a tuple, texts are gathered along its first axis and images along the others:
+    on r x c shards that is B / c texts and B / r images instead of B texts.
   softmax_ring, sigmoid_ring: texts travel from shard to shard. Memory for b rows, whatever B is;
     slower where b is small.
   softmax_matrix, sigmoid_matrix: as the definition reads, with whole matrices; the reference.
