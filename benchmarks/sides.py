@@ -248,7 +248,11 @@ class Worker:
 
     def _answer(self):
         if line := self._process.stdout.readline():
-            return json.loads(line)
+            answer = json.loads(line)
+            if "error" in answer:
+                self.close()
+                raise SideFailed(answer["error"])
+            return answer
         self._process.wait()
         self._errors.seek(0)
         lines = [line for line in self._errors.read().splitlines() if line.strip()]
@@ -280,16 +284,20 @@ def serve(task):
     def answer(**values):
         print(json.dumps(values), file=answers, flush=True)
 
-    step, parameters, about = SIDES[task["side"]](Shape(**task["shape"]), **task["options"])
-    answer(parameters=parameters, loss=step(1))
-    for line in sys.stdin:
-        question = json.loads(line)
-        if "about" in question:
-            answer(**about())
-        else:
-            started = time.perf_counter()
-            step(question["steps"])
-            answer(seconds=time.perf_counter() - started)
+    try:
+        step, parameters, about = SIDES[task["side"]](Shape(**task["shape"]), **task["options"])
+        answer(parameters=parameters, loss=step(1))
+        for line in sys.stdin:
+            question = json.loads(line)
+            if "about" in question:
+                answer(**about())
+            else:
+                started = time.perf_counter()
+                step(question["steps"])
+                answer(seconds=time.perf_counter() - started)
+    except Exception as error:
+        # Whatever a side raises: compilers and kernels have errors of many types.
+        answer(error=f"{type(error).__name__}: {error}"[:2000])
 
 
 def alternated(workers, *, pairs, steps, rest_s=0.0):
