@@ -1,7 +1,6 @@
 """A model and a loss as one function of the parameters, which a train step differentiates."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -28,9 +27,7 @@ def normalizer(mean: Sequence[float], std: Sequence[float]) -> Callable:
     return normalize
 
 
-def chunked(
-    encode: Callable, chunks: int, *, recompute: bool = True, unroll: bool = False
-) -> Callable:
+def chunked(encode: Callable, chunks: int, *, recompute: bool = True) -> Callable:
     """`encode` over one chunk of the rows after another: the same result, a chunk's work at a time.
 
     It is the gradient of the whole batch: a loss over the result sees every row.
@@ -42,7 +39,6 @@ def chunked(
       recompute: whether what the backward pass needs of a chunk is computed again when its turn
         comes (cached gradients, arXiv:2101.06983): memory of one chunk for one more forward pass,
         whatever the number of chunks. Otherwise it is kept, of all chunks.
-      unroll: whether the compiler sees every chunk by itself instead of a loop.
 
     Returns:
       run(batch, key), as `encode`; chunk i has the key `fold_in(key, i)`.
@@ -68,31 +64,28 @@ def chunked(
         if recompute:
             # Inside a loop nothing can merge the second computation with the first.
             encode_chunk = jax.checkpoint(encode_chunk, prevent_cse=False)
-        scanned = lambda _, index: (None, encode_chunk(index))  # noqa: E731
-        _, stacked = jax.lax.scan(scanned, None, jnp.arange(chunks), unroll=unroll)
+        stacked = jax.lax.map(encode_chunk, jnp.arange(chunks))
         return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(rows, *x.shape[2:]), stacked)
 
     return run
 
 
-def microbatched(encode: Callable, size: int, *, unroll: bool = False) -> Callable:
+def microbatched(encode: Callable, size: int) -> Callable:
     """`encode` over at most `size` rows at a time, for speed: what is at work stays in fast memory.
 
     Nothing is computed twice and no memory is saved but that of one microbatch's work: the model's
-    own rematerialisation says what is kept of each layer. On a TPU v5e, 32 images of a ViT-B/16 at
-    a time take a third less than 128 (benchmarks/plan_towers.py).
+    own rematerialisation says what is kept of each layer. For a TPU v5e a step with 128 images of a
+    ViT-B/16 is planned at 266 ms in turns of 32 and at 330 ms at once (docs/performance.md).
 
     Args:
       encode: as for `chunked`.
       size: rows; the largest divisor of the rows up to it is taken. 0 takes all rows at once.
-      unroll: as for `chunked`. A loop copies what it keeps of each microbatch, which matters where
-        that is much (remat 'lite'); without one, compilation takes longer by their number.
     """
 
     def run(batch, key):
         rows = len(jax.tree.leaves(batch)[0])
         fits = max(n for n in range(1, min(size or rows, rows) + 1) if rows % n == 0)
-        return chunked(encode, rows // fits, recompute=False, unroll=unroll)(batch, key)
+        return chunked(encode, rows // fits, recompute=False)(batch, key)
 
     return run
 
@@ -103,7 +96,7 @@ def contrastive(
     normalize: Callable = lambda images: images,
     *,
     chunks: int = 1,
-    microbatch: Mapping[str, int | bool] | None = None,
+    microbatch: Mapping[str, int] | None = None,
     place: Callable = lambda encode: encode,
 ) -> Objective:
     """The contrastive objective of a two-sided model.
@@ -113,8 +106,7 @@ def contrastive(
       loss: an entry of LOSSES with its axis bound, or as an island made by `per_shard`.
       normalize: applied to `batch['image']` first.
       chunks: rows are embedded in so many parts with cached gradients, see `chunked`.
-      microbatch: of each part so many rows at a time, for 'image' and 'text', and whether to
-        'unroll' them; see `microbatched`.
+      microbatch: of each part so many rows at a time, for 'image' and 'text'; see `microbatched`.
       place: what runs encode(params, pairs, key) -> (image, text) where the rows are, such as
         `parallel.on_own_rows` with its mesh bound.
 
@@ -122,8 +114,7 @@ def contrastive(
       objective(params, batch, key) -> (value, metrics). The batch holds `image`, `text` and, where
       there are any, `pair_ids` and `weights`, which the loss is given by name.
     """
-    microbatch = {"image": 0, "text": 0, "unroll": False} | dict(microbatch or {})
-    in_turns = partial(microbatched, unroll=microbatch["unroll"])
+    microbatch = {"image": 0, "text": 0} | dict(microbatch or {})
 
     def encode(params, pairs, key):
         def image(pixels, key):
@@ -141,8 +132,8 @@ def contrastive(
             # Two keys: one transformer may serve both sides.
             image_key, text_key = jax.random.split(key)
             return (
-                in_turns(image, microbatch["image"])(pairs["image"], image_key),
-                in_turns(text, microbatch["text"])(pairs["text"], text_key),
+                microbatched(image, microbatch["image"])(pairs["image"], image_key),
+                microbatched(text, microbatch["text"])(pairs["text"], text_key),
             )
 
         return chunked(both, chunks)(pairs, key)

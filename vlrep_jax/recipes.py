@@ -23,7 +23,7 @@ def base() -> ConfigDict:
     config.chunks = 1
     # Of each part so many rows of a device at a time, at most, for speed: their work then stays in
     # the chip's fast memory (objectives.microbatched). 0 is all at once.
-    config.microbatch = ConfigDict({"image": 0, "text": 0, "unroll": False})
+    config.microbatch = ConfigDict({"image": 0, "text": 0})
     config.steps = 0
     config.model = ConfigDict()  # models.create
     config.loss = ConfigDict({"name": "softmax"})  # losses.LOSSES
