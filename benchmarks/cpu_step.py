@@ -149,4 +149,7 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except SideFailed as failure:
+        sys.exit(f"A side failed:\n{failure}")
