@@ -12,7 +12,7 @@ from jax import lax
 
 # Sums that leave each shard its part go through groups of at most so many shards, one after the
 # other: over 256 at once the TPU compiler sums the whole array on every chip, which moves twice the
-# bytes and needs memory for all of it.
+# bytes and needs memory for all of it. (Under `shard_map`; `vmap` has no groups.)
 _GROUP = 16
 # Each sum needs memory of its own for a part of its bytes: of a large matrix, so many bytes are
 # summed at a time.
@@ -161,6 +161,7 @@ def _scatter(x, axis_name, dim):
         while left > 1:
             # Blocks of `left` neighbours share what they have, and split it into `group` parts.
             group = next((n for n in range(_GROUP, 1, -1) if left % n == 0), left)
+            group = group if name in jax.sharding.get_abstract_mesh().manual_axes else shards
             apart = left // group
             groups = [
                 [start + apart * member for member in range(group)]
