@@ -9,21 +9,21 @@ at the fullest moment. moved: bytes of a collective's whole array, times how oft
 
 import argparse
 import os
+import sys
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the TPU is a compiler here, no device
-os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 
 from importlib.metadata import version
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import topologies
 
+from vlrep_jax import plan
+from vlrep_jax.build import find
 from vlrep_jax.losses import LOSSES
 from vlrep_jax.parallel import batch_sharding, make_mesh, per_shard, replicated
 from vlrep_jax.plan import hlo
 
-CLOCK_HZ = {"v4": 1.05e9, "v5e": 1.503e9, "v5p": 1.75e9, "v6e": 1.503e9}  # v5e's is calibrated
 FORMS = "softmax,softmax_ring,softmax_matrix,sigmoid,sigmoid_ring,sigmoid_matrix"
 MIB = 2**20
 
@@ -33,7 +33,8 @@ def compile_loss(name, batch, dim, devices, dtype=jnp.float32, fsdp=1, **options
     mesh = make_mesh(-1, fsdp, devices=devices)
 
     def value(image, text, scale, bias):
-        run = per_shard(lambda *args, **kw: LOSSES[name](*args, **kw, **options), mesh, batched=2)
+        loss = find(LOSSES, name, "loss")
+        run = per_shard(lambda *args, **kw: loss(*args, **kw, **options), mesh, batched=2)
         return run(image, text, scale, bias)
 
     def array(shape, dtype, sharding):
@@ -48,18 +49,17 @@ def compile_loss(name, batch, dim, devices, dtype=jnp.float32, fsdp=1, **options
     return step.lower(rows, rows, scalar, scalar).compile()
 
 
-def row(name, batch, args, devices):
+def row(name, batch, args, place):
     """One line of the table."""
-    clock = CLOCK_HZ[args.topology.split(":")[0]]
     try:
         compiled = compile_loss(
-            name, batch, args.dim, devices, args.dtype, args.fsdp, **args.options
+            name, batch, args.dim, place.devices, args.dtype, args.fsdp, **args.options
         )
     except jax.errors.JaxRuntimeError as error:
         (reason,) = [line for line in str(error).splitlines() if "Used" in line][:1] or [error]
         return f"| {name} | {batch} | refused: {reason} | | | |"
     program, memory = hlo.parse(compiled.as_text()), compiled.memory_analysis()
-    est_ms = hlo.total_cycles(program) / clock * 1e3
+    est_ms = hlo.total_cycles(program) / place.chip.clock_hz * 1e3
     moved = sum(c.times * c.bytes for c in hlo.collectives(program))
     temp, peak = memory.temp_size_in_bytes / MIB, memory.peak_memory_in_bytes / MIB
     return f"| {name} | {batch} | {est_ms:.3g} | {temp:.0f} | {peak:.0f} | {moved / MIB:.0f} |"
@@ -76,16 +76,21 @@ def main():
     parser.add_argument("--chunk", type=int, help="columns at a time; none: the loss's own choice")
     args = parser.parse_args()
     args.options = {} if args.chunk is None else {"chunk": args.chunk}
-    # One device a chip, as jax sees a v4 pod; a topology would show its two cores.
-    cores = {"chip_config_name": "megacore"} if args.topology.startswith(("v4", "v5p")) else {}
-    devices = topologies.get_topology_desc(args.topology, platform="tpu", **cores).devices
+    place = plan.find(args.topology)
+    if place.chip is None:
+        raise ValueError(f"--topology={args.topology}: CPUs have no estimate of cycles; name TPUs.")
     versions = ", ".join(f"{name} {version(name)}" for name in ("jax", "libtpu"))
-    print(f"{args.topology} ({len(devices)} devices), d = {args.dim}, {args.dtype}; {versions}\n")
+    print(
+        f"{args.topology} ({len(place.devices)} chips), d = {args.dim}, {args.dtype}; {versions}\n"
+    )
     print("| loss | B | est ms | temp MiB | peak MiB | moved MiB |\n|---|---|---|---|---|---|")
     for batch in map(int, args.sizes.split(",")):
         for name in args.losses.split(","):
-            print(row(name, batch, args, devices), flush=True)
+            print(row(name, batch, args, place), flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ValueError as error:
+        sys.exit(f"losses.py: {error}")

@@ -73,4 +73,7 @@ def _cells(made):
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        sys.exit(f"plan_towers.py: {error}")

@@ -296,7 +296,8 @@ def serve(task):
                 step(question["steps"])
                 answer(seconds=time.perf_counter() - started)
     except Exception as error:
-        # Whatever a side raises: compilers and kernels have errors of many types.
+        # Whatever a side raises, for compilers and kernels have errors of many types, goes to the
+        # parent, which raises it as SideFailed.
         answer(error=f"{type(error).__name__}: {error}"[:2000])
 
 

@@ -36,7 +36,12 @@ def value_and_gradients(form, arrays, mask, causal):
 
 @pytest.mark.parametrize(
     ("queries", "keys", "causal", "masked"),
-    [(5, 5, False, True), (130, 130, True, False), (1, 140, False, False)],
+    [
+        (5, 5, False, True),
+        (130, 130, True, False),
+        (1, 140, False, False),
+        (1, 128, False, False),  # padded queries find no padded key
+    ],
 )
 def test_the_tpu_kernel_is_the_plain_form(queries, keys, causal, masked):
     """Sizes that are no multiple of its blocks: what is padded must not be seen."""
@@ -57,8 +62,8 @@ def test_a_model_hands_its_attention_to_all_towers():
     assert models.create("ViT-B-32").image.attention == "xla"
 
 
-def run_stack(attention):
-    stack = Transformer(depth=1, heads=2, attention=attention)
+def run_stack(attention, dtype=jnp.float32):
+    stack = Transformer(depth=1, heads=2, attention=attention, dtype=dtype)
     return stack.init_with_output(jax.random.key(0), jnp.ones((2, 5, 32)))[0]
 
 
@@ -69,8 +74,10 @@ def test_a_stack_computes_attention_in_the_form_it_is_told():
 
 
 def test_a_kernel_of_another_platform_is_refused_by_name():
-    with pytest.raises(ValueError, match=r"attention='cudnn' needs an NVIDIA GPU"):
+    with pytest.raises(ValueError, match="attention='cudnn' computes in bfloat16, not float32"):
         run_stack("cudnn")
+    with pytest.raises(ValueError, match="attention='cudnn' cannot be used here"):
+        run_stack("cudnn", jnp.bfloat16)
     with pytest.raises(ValueError, match="interpret mode"):  # jax's own words
         run_stack("flash")
     with pytest.raises(ValueError, match="attention 'cudn': did you mean 'cudnn'"):

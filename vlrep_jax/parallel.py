@@ -73,7 +73,7 @@ def on_own_rows(encode: Callable, mesh: Mesh, layout) -> Callable:
     Parameters that are split are gathered once before, and gradients are summed (and split) once
     after, in float32. Left to itself the compiler sums them in every layer and every turn of a loop
     over rows, in the dtype of the computation, and with parameters split over all devices it may
-    split the activations instead: ViT-B/16 over 256 devices then asked for 184 GiB on each.
+    split the activations instead, which then do not fit.
 
     Args:
       encode: (params, batch, key) -> tree of [b, ...], computed row by row.

@@ -20,15 +20,19 @@ def xla(query, key, value, mask, causal):
 
 def cudnn(query, key, value, mask, causal):
     """cuDNN's fused kernel: NVIDIA GPUs from Ampere on, computation in bfloat16 or float16."""
+    if query.dtype not in (jnp.bfloat16, jnp.float16):
+        raise ValueError(
+            f"attention='cudnn' computes in bfloat16, not {query.dtype}: set dtype='bfloat16' in "
+            "the towers, or attention='xla'."
+        )
     try:
         return jax.nn.dot_product_attention(
             query, key, value, mask=mask, is_causal=causal, implementation="cudnn"
         )
-    except (RuntimeError, NotImplementedError, ValueError) as error:
+    except RuntimeError as error:  # no cuDNN here, or none for these shapes
         raise ValueError(
-            "attention='cudnn' needs an NVIDIA GPU and dtype='bfloat16'; 'xla' works everywhere: "
-            f"{error}"
-        ) from None
+            f"attention='cudnn' cannot be used here ({error}); 'xla' works everywhere."
+        ) from error
 
 
 def flash(query, key, value, mask, causal):
