@@ -156,10 +156,10 @@ def test_a_tpu_plan_is_quiet_and_complete():
 @needs_libtpu
 def test_weak_scaling_prints_a_table():
     script = ROOT / "benchmarks" / "weak_scaling.py"
-    done = run(script, f"--config={TINY}", "--rows=2", "v5e:2x2")
+    done = run(script, f"--config={TINY}", "--rows=2", "v5e:2x4")
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines()]
     assert len({len(row) for row in rows}) == 1
-    assert rows[2][:3] == ["v5e:2x2", "4", "8"] and rows[2][-2:] == ["100.0%"] * 2
+    assert rows[2][:3] == ["v5e:2x4", "8", "16"] and rows[2][-2:] == ["100.0%"] * 2
 
 
 def test_the_towers_rows_are_recipes():
