@@ -13,9 +13,12 @@ def base() -> ConfigDict:
     by another of the same table; `build.build` tells what it takes.
     """
     config = ConfigDict()
-    # Work directory of a run whose parameters this one begins with ('DIR', or 'DIR@STEP'); images
-    # and texts may be larger or smaller here (vlrep_jax/initial.py). '' draws new parameters.
+    # A trained model whose parameters this run begins with: a work directory ('DIR', or 'DIR@STEP')
+    # or a published model's files; images and texts may be larger or smaller here
+    # (vlrep_jax/initial.py). '' draws new parameters.
     config.init_from = ""
+    # Patterns over parameter paths that are not taken from there, or begin anew: ('text/.*',).
+    config.init_skip = ()
     config.seed = 0  # of initial weights, data order, augmentation and dropout
     config.batch_size = 256  # global: over all devices of all processes
     # A device's rows are embedded in so many parts, one after the other: memory of one part, the

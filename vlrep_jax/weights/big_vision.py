@@ -29,7 +29,7 @@ def section(shapes: Mapping[str, tuple[int, ...]]) -> dict:
     """
     top = root(shapes)
     try:
-        patch_size, _, _, width = shapes[f"{top}img/embedding/kernel"]
+        patch_size, *_ = shapes[f"{top}img/embedding/kernel"]
         grid = round(shapes[f"{top}img/pos_embedding"][1] ** 0.5)
         vocab_size, _ = shapes[f"{top}txt/Embed_0/embedding"]
         shared = {"activation": "gelu_tanh", "ln_eps": 1e-6}
@@ -168,7 +168,7 @@ def _check(model):
     against = []
     for side, options in wanted.items():
         tower = getattr(model, side, None)
-        options = options | {"activation": "gelu_tanh", "ln_eps": 1e-6}
+        options |= {"activation": "gelu_tanh", "ln_eps": 1e-6}
         against += [
             f"{side}.{name}={getattr(tower, name, None)!r} (there {value!r})"
             for name, value in options.items()

@@ -74,7 +74,9 @@ def write_torch(path: Path, shapes: Shapes, tensors: Named) -> None:
         numbers = {key: i for i, key in enumerate(shapes)}
 
         def write(key, tensor):
-            with archive.open(f"archive/data/{numbers[key]}", "w", force_zip64=tensor.nbytes >= 2**31) as file:
+            with archive.open(
+                f"archive/data/{numbers[key]}", "w", force_zip64=tensor.nbytes >= 2**31
+            ) as file:
                 file.write(memoryview(tensor.reshape(-1)).cast("B"))
 
         _each(shapes, tensors, write)

@@ -1,4 +1,4 @@
-"""Hugging Face's names and configs: `CLIPModel` and `SiglipModel` (SigLIP2 of one resolution too)."""
+"""Hugging Face's names and configs: `CLIPModel`, and `SiglipModel`, which SigLIP2 has too."""
 
 from collections.abc import Mapping
 

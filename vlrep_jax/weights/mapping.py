@@ -187,4 +187,7 @@ def theirs(entries: Iterable[Entry], leaves: Mapping[str, np.ndarray]):
     for key, parts in by_key.items():
         parts = sorted(parts, key=lambda entry: entry.part)
         written = [entry.write(np.asarray(leaves[entry.path])) for entry in parts]
-        yield key, np.ascontiguousarray(written[0] if len(written) == 1 else np.concatenate(written))
+        yield (
+            key,
+            np.ascontiguousarray(written[0] if len(written) == 1 else np.concatenate(written)),
+        )

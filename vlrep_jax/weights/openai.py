@@ -1,4 +1,4 @@
-"""OpenAI's and OpenCLIP's own names for CLIP's two towers, and the architecture read from shapes."""
+"""OpenAI's names, which OpenCLIP's own towers have too, and the architecture read from shapes."""
 
 from collections.abc import Mapping
 

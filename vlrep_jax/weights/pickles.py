@@ -48,23 +48,16 @@ class StoredTensor:
     def dtype(self):
         return np.dtype(self.storage.dtype)
 
-    def read(self, archive: zipfile.ZipFile, path) -> np.ndarray:
-        """The tensor as an array.
-
-        Raises:
-          ValueError: the archive is damaged.
-        """
+    def read(self, archive: zipfile.ZipFile) -> np.ndarray:
+        """The tensor as an array; raises what `zipfile` does on a damaged archive."""
         size = self.dtype.itemsize
         steps = zip(self.shape, self.stride, strict=True)
         count = 1 + sum((n - 1) * step for n, step in steps) if math.prod(self.shape) else 0
-        try:
-            with archive.open(self.storage.name) as file:
-                file.seek(self.offset * size)
-                data = file.read(count * size)
-        except (zipfile.BadZipFile, OSError, EOFError) as error:
-            raise ValueError(f"{path}: {self.storage.name} cannot be read: {error}.") from error
+        with archive.open(self.storage.name) as file:
+            file.seek(self.offset * size)
+            data = file.read(count * size)
         if len(data) < count * size:
-            raise ValueError(f"{path}: {self.storage.name} is shorter than its tensor.")
+            raise ValueError("it is shorter than its tensor")
         flat = np.frombuffer(data, self.dtype)
         strides = tuple(step * size for step in self.stride)
         return np.lib.stride_tricks.as_strided(flat, self.shape, strides, writeable=False)
@@ -142,7 +135,7 @@ class _Unpickler(pickle.Unpickler):
         return _Storage(dtype, member)
 
 
-def state_dict(archive: zipfile.ZipFile, path) -> tuple[dict[str, StoredTensor], bool]:
+def state_dict(archive: zipfile.ZipFile) -> tuple[dict[str, StoredTensor], bool]:
     """The named tensors of an archive, and whether it is TorchScript's.
 
     A checkpoint of a training (`{"state_dict": ..., "optimizer": ...}`) gives its model's, without
@@ -154,23 +147,23 @@ def state_dict(archive: zipfile.ZipFile, path) -> tuple[dict[str, StoredTensor],
     members = {info.filename: info for info in archive.infolist()}
     pickled = [name for name in members if name.split("/")[1:] == ["data.pkl"]]
     if len(pickled) != 1:
-        raise ValueError(f"{path} is a zip archive, but not one of torch.save or torch.jit.save.")
+        raise ValueError("it is not one of torch.save or torch.jit.save")
     folder = pickled[0].split("/")[0]
     torchscript = f"{folder}/constants.pkl" in members
     # torch stores what is read here without compression; a compressed member could be a bomb.
     read = [name for name in members if name in pickled or name.startswith(f"{folder}/data/")]
     if any(members[name].compress_type != zipfile.ZIP_STORED for name in read):
-        raise ValueError(f"{path} has compressed tensors, which torch does not write.")
+        raise ValueError("it has compressed tensors, which torch does not write")
     order = members.get(f"{folder}/byteorder")
     if order is not None and order.file_size < 16 and archive.read(order).strip() != b"little":
-        raise ValueError(f"{path} was written on a big-endian machine, which is not read here.")
+        raise ValueError("it was written on a big-endian machine")
     if members[pickled[0]].file_size > MAX_PICKLE_BYTES:
-        raise ValueError(f"{path}: its pickle is larger than {MAX_PICKLE_BYTES >> 20} MiB.")
+        raise ValueError(f"its pickle is larger than {MAX_PICKLE_BYTES >> 20} MiB")
     try:
         with archive.open(pickled[0]) as file:
             content = _Unpickler(file, folder, members).load()
     except Exception as error:  # a malformed pickle raises anything
-        raise ValueError(f"{path} cannot be loaded: {error}.") from error
+        raise ValueError(str(error)) from error
     if isinstance(content, dict):
         for key in ("state_dict", "model"):
             if isinstance(content.get(key), dict):
@@ -178,7 +171,7 @@ def state_dict(archive: zipfile.ZipFile, path) -> tuple[dict[str, StoredTensor],
                 break
     found = _flatten(content, torchscript)
     if not found:
-        raise ValueError(f"{path} holds no tensors by name.")
+        raise ValueError("it holds no tensors by name")
     if all(name.startswith("module.") for name in found):
         found = {name.removeprefix("module."): tensor for name, tensor in found.items()}
     return found, torchscript

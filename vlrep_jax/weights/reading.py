@@ -1,6 +1,5 @@
 """Finds out whose format a path holds and what model is in it, and reads its parameters."""
 
-import json
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import closing
@@ -15,6 +14,7 @@ import numpy as np
 from vlrep_jax import models
 from vlrep_jax.build import near, plain
 from vlrep_jax.checkpoint import Checkpoints
+from vlrep_jax.data.tokenizers import Tokenizer, load_tokenizer
 from vlrep_jax.rules import path_of
 from vlrep_jax.weights import big_vision, huggingface, openai, openclip, resnet
 from vlrep_jax.weights.mapping import Entry, compare
@@ -31,20 +31,22 @@ class Opened:
     """A model that was found and fits its file; no tensor has been read.
 
     Attributes:
-      path: the file or work directory.
+      path: the file, or the work directory with its step, for messages.
       layout: 'huggingface', 'openclip', 'openai', 'big_vision' or 'workdir'.
       section: of `models.create`.
       model: made from it.
       config: what the file's own config says, or {}.
-      read: () -> the parameters, float32 jax.Arrays in nested dicts.
+      read: () -> the parameters, float32 on the host in nested dicts.
+      tokenizer: () -> the one that the model was trained with; None where its files lack it.
     """
 
-    path: Path
+    path: Path | str
     layout: str
     section: dict
     model: Any
     config: Mapping
     read: Callable[[], dict]
+    tokenizer: Callable[[], Tokenizer | None]
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """path -> shape of the parameters."""
@@ -96,25 +98,22 @@ def open_pretrained(path: str | Path, model: str | Mapping | None = None) -> Ope
         with open_tensors(file) as tensors:
             return _read(tensors, entries, leaves, file)
 
-    return Opened(file, layout, section, built, config, read)
+    return Opened(file, layout, section, built, config, read, lambda: None)
 
 
 def _candidate(directory: Path) -> Path:
     """The one file of weights in a directory."""
     names = sorted(p.name for p in directory.iterdir() if p.is_file())
-    indices = [name for name in names if name.endswith(".index.json")]
+    found = [name for name in names if name.endswith(".index.json")]
     shards = set()
-    for index in indices:
+    for index in found:
         shards |= set(map(str, (read_json(directory / index).get("weight_map") or {}).values()))
-    found = [
+    aside = (".", *_NOT_WEIGHTS)
+    found += [
         name
         for name in names
-        if name in indices
-        or Path(name).suffix in SUFFIXES
-        and name not in shards
-        and not name.startswith((".", *_NOT_WEIGHTS))
+        if Path(name).suffix in SUFFIXES and name not in shards and not name.startswith(aside)
     ]
-    # An index over torch's own files names files that are read one by one elsewhere.
     if not found:
         raise FileNotFoundError(f"{directory} holds no file of weights, but {names[:10]}.")
     if len(found) > 1:
@@ -181,9 +180,7 @@ def _activation(layout, tensors, file):
     marked = tensors.torchscript or any(key in tensors for key in openai.NOT_PARAMETERS)
     if layout == "openai" and (marked or {"float16", "float32"} <= dtypes):
         return "quick_gelu"  # OpenAI's own archives
-    assumed, other = (
-        ("gelu", "quick_gelu") if layout == "openclip" else ("quick_gelu", "gelu")
-    )
+    assumed, other = ("gelu", "quick_gelu") if layout == "openclip" else ("quick_gelu", "gelu")
     whose = "OpenCLIP's" if layout == "openclip" else "OpenAI's"
     warnings.warn(
         f"{file} does not say which activation it was trained with; taken for {assumed!r}, as in "
@@ -219,10 +216,7 @@ def _read(tensors: Tensors, entries, leaves, file) -> dict:
         by_key.setdefault(entry.key, []).append(entry)
     not_finite = []
     for key, parts in by_key.items():
-        try:
-            theirs = tensors[key].read()
-        except (OSError, ValueError, EOFError) as error:
-            raise ValueError(f"{file}: {key} cannot be read: {error}.") from error
+        theirs = tensors[key].read()
         for entry in parts:
             values = entry.read(theirs, leaves[entry.path].shape)
             own[entry.path][... if entry.layer is None else entry.layer] = values
@@ -240,7 +234,7 @@ def _read(tensors: Tensors, entries, leaves, file) -> dict:
         node = tree
         for name in parents:
             node = node.setdefault(name, {})
-        node[last] = jnp.asarray(own.pop(path))
+        node[last] = own.pop(path)
     return tree
 
 
@@ -272,7 +266,7 @@ def _open_workdir(workdir: Path, step: int | None) -> Opened:
     with closing(Checkpoints(workdir, read_only=True)) as checkpoints:
         steps = checkpoints.steps()
         if not steps:
-            raise FileNotFoundError(f"{workdir} has no checkpoint yet.")
+            raise FileNotFoundError(f"{workdir}: there is no checkpoint yet.")
         step = steps[-1] if step is None else step
         found = by_path(checkpoints.parameter_shapes(step))
     needed = by_path(parameter_shapes(model))
@@ -281,6 +275,14 @@ def _open_workdir(workdir: Path, step: int | None) -> Opened:
 
     def read():
         with closing(Checkpoints(workdir, read_only=True)) as checkpoints:
-            return jax.tree.map(jnp.asarray, checkpoints.parameters(step))
+            return checkpoints.parameters(step)
 
-    return Opened(workdir, "workdir", section, model, json.loads(json.dumps(config)), read)
+    return Opened(
+        f"{workdir}, step {step}",
+        "workdir",
+        section,
+        model,
+        config,
+        read,
+        lambda: load_tokenizer(workdir / "tokenizer.json"),
+    )

@@ -8,9 +8,10 @@ import json
 import math
 import struct
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +37,22 @@ _DTYPES = {
     "U8": np.uint8,
     "BOOL": np.bool_,
 }
+
+
+# What reading a damaged archive raises: encrypted and unknown kinds of members are RuntimeErrors.
+_DAMAGED = (
+    *(zipfile.BadZipFile, zlib.error, struct.error, SafetensorError),
+    *(RuntimeError, OSError, EOFError, ValueError, OverflowError),
+)
+
+
+@contextmanager
+def _telling(path, what):
+    """Any complaint about a damaged file as one ValueError that names the file and the part."""
+    try:
+        yield
+    except _DAMAGED as error:
+        raise ValueError(f"{path}: {what} cannot be read: {error}.") from error
 
 
 @dataclass(frozen=True)
@@ -140,7 +157,7 @@ def _safetensors(path, stack):
     header = _loads(file.read(size), path)
     header.pop("__metadata__", None)
 
-    def tensor(entry):
+    def tensor(name, entry):
         shape, (begin, end) = tuple(entry["shape"]), entry["data_offsets"]
         dtype = _DTYPES.get(entry["dtype"])
         if dtype is None:
@@ -148,37 +165,36 @@ def _safetensors(path, stack):
 
         # Read, not mapped as the library would: mapped pages would count as memory in use.
         def read():
-            file.seek(8 + size + begin)
-            data = np.fromfile(file, np.uint8, end - begin)
-            return data.view(dtype).reshape(shape)
+            with _telling(path, name):
+                file.seek(8 + size + begin)
+                data = np.fromfile(file, np.uint8, end - begin)
+                return data.view(dtype).reshape(shape)
 
         return Tensor(shape, np.dtype(dtype), read)
 
-    return {name: tensor(entry) for name, entry in header.items()}
+    return {name: tensor(name, entry) for name, entry in header.items()}
 
 
 def _npz(path, stack):
     archive = _zip(path, stack)
 
     def tensor(info):
-        try:
-            with archive.open(info) as file:
-                major = np.lib.format.read_magic(file)[0]
-                header = np.lib.format.read_array_header_1_0
-                if major > 1:
-                    header = np.lib.format.read_array_header_2_0
-                shape, _, dtype = header(file)
-        except (ValueError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
-            raise ValueError(f"{path}: {info.filename} is not an array: {error}.") from error
+        with _telling(path, info.filename), archive.open(info) as file:
+            major, _ = np.lib.format.read_magic(file)
+            header = np.lib.format.read_array_header_1_0
+            if major > 1:
+                header = np.lib.format.read_array_header_2_0
+            shape, _, dtype = header(file)
+            rest = info.file_size - file.tell()
         # bfloat16 has no name in this format: it is written as two bytes of anything.
         stored = np.dtype(ml_dtypes.bfloat16) if dtype == np.dtype("V2") else dtype
         if dtype.hasobject:
             raise ValueError(f"{path}: {info.filename} holds Python objects, which are not loaded.")
-        if math.prod(shape) * dtype.itemsize > info.file_size:
+        if math.prod(shape) * dtype.itemsize > rest:
             raise ValueError(f"{path}: {info.filename} is shorter than its header says.")
 
         def read():
-            with archive.open(info) as file:
+            with _telling(path, info.filename), archive.open(info) as file:
                 return np.lib.format.read_array(file, allow_pickle=False).view(stored)
 
         return Tensor(shape, stored, read)
@@ -193,19 +209,22 @@ def _torch(path, stack):
             "1.6 have another format: load such a file in torch and save it again."
         )
     archive = _zip(path, stack)
-    state, torchscript = pickles.state_dict(archive, path)
+    with _telling(path, "its archive"):
+        state, torchscript = pickles.state_dict(archive)
 
     def tensor(stored):
-        return Tensor(stored.shape, stored.dtype, lambda: stored.read(archive, path))
+        def read():
+            with _telling(path, stored.storage.name):
+                return stored.read(archive)
+
+        return Tensor(stored.shape, stored.dtype, read)
 
     return {name: tensor(stored) for name, stored in state.items()}, torchscript
 
 
 def _zip(path, stack):
-    try:
+    with _telling(path, "its directory"):
         archive = stack.enter_context(zipfile.ZipFile(path))
-    except (zipfile.BadZipFile, OSError, ValueError, struct.error) as error:
-        raise ValueError(f"{path} is not a whole zip archive: {error}.") from error
     twice = [name for name, n in Counter(archive.namelist()).items() if n > 1]
     if twice:
         raise ValueError(f"{path} holds {_few(twice)} more than once.")
