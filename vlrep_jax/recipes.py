@@ -2,8 +2,10 @@
 
 from ml_collections import ConfigDict
 
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+from vlrep_jax.data.preprocess import CLIP_MEAN, CLIP_STD
+
+# Sections whose keys are always those of `base`; the others name an entry of a table.
+FIXED_SECTIONS = ("image", "data", "parallel", "microbatch")
 
 
 def base() -> ConfigDict:
@@ -39,8 +41,19 @@ def base() -> ConfigDict:
     config.ema_decay = 0.0  # evaluates a moving average of the parameters; 0 for none
 
     config.tokenizer = ConfigDict({"name": "clip"})  # data.tokenizers.TOKENIZERS
-    # Preprocessing of evaluation images, and what uint8 pixels become on the device.
-    config.image = ConfigDict({"mode": "crop", "mean": CLIP_MEAN, "std": CLIP_STD})
+    # Preprocessing of evaluation images, data.preprocess.Preprocess; mean and std also say what
+    # uint8 pixels become on the device, in training too.
+    config.image = ConfigDict(
+        {
+            "mode": "crop",
+            "mean": CLIP_MEAN,
+            "std": CLIP_STD,
+            "interpolation": "bicubic",
+            "short_side": 0,
+            "center": "round",
+            "fill": 0,
+        }
+    )
     config.data = ConfigDict(
         {
             # data.sources.SOURCES; here a prepared TFDS directory and where its features keep

@@ -251,8 +251,7 @@ def embed(
     if images:
         batches = eval_batches(
             Pictures(inputs),
-            image_size=experiment.image_size,
-            mode=experiment.config.image.mode,
+            preprocess=experiment.preprocess,
             batch_size=encoder.batch_size,
         )
         readable = []
