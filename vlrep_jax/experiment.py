@@ -86,7 +86,7 @@ class Experiment:
 
     def summary(self) -> str:
         """One line on what is about to train where."""
-        size = sum(leaf.size for leaf in jax.tree.leaves(self.abstract_state.params))
+        size = optim.parameter_count(self.abstract_state.params)
         kind = self.mesh.devices.flat[0].device_kind
         return (
             f"{size:,} parameters, {self.mesh.size} x {kind} ({self.config.parallel.wiring}), "
