@@ -6,6 +6,7 @@ do not tell is what big_vision's SigLIP has (tanh GELU, epsilon 1e-6, no mask, t
 
 from collections.abc import Mapping
 
+from vlrep_jax.models import PRESETS
 from vlrep_jax.weights.mapping import Entry, below, repeated
 
 _HEADS = ("query", "key", "value", "out")
@@ -29,9 +30,10 @@ def section(shapes: Mapping[str, tuple[int, ...]]) -> dict:
     """
     top = root(shapes)
     try:
-        patch_size, *_ = shapes[f"{top}img/embedding/kernel"]
+        patch_size, _, _, width = shapes[f"{top}img/embedding/kernel"]
         grid = round(shapes[f"{top}img/pos_embedding"][1] ** 0.5)
         vocab_size, _ = shapes[f"{top}txt/Embed_0/embedding"]
+        image_size = _image_size(grid, patch_size, width, vocab_size)
         shared = {"activation": "gelu_tanh", "ln_eps": 1e-6}
         return {
             "name": "dual_encoder",
@@ -39,7 +41,8 @@ def section(shapes: Mapping[str, tuple[int, ...]]) -> dict:
             "bias_init": -10.0,
             "image": {
                 "name": "vit",
-                "image_size": grid * patch_size,
+                "image_size": image_size,
+                "drop_edge": image_size % patch_size > 0,
                 "patch_size": patch_size,
                 "pool": "map",
                 "pre_norm": False,
@@ -63,6 +66,23 @@ def section(shapes: Mapping[str, tuple[int, ...]]) -> dict:
         raise ValueError(
             f"it is not a SigLIP of big_vision; its shapes do not tell {error}."
         ) from None
+
+
+def _image_size(grid, patch_size, width, vocab_size):
+    """Pixels of a side: those of a published model of these sizes, or of the grid of patches.
+
+    So400m/14 was trained at 384, of which 27 patches leave 6 pixels over; its successor at 378.
+    """
+    known = {
+        section["image"]["image_size"]
+        for section in PRESETS.values()
+        if section.get("bias_init") is not None
+        and section["image"]["image_size"] // section["image"]["patch_size"] == grid
+        and section["image"]["patch_size"] == patch_size
+        and section["image"]["width"] == width
+        and section["text"]["vocab_size"] == vocab_size
+    }
+    return max(known, default=grid * patch_size)
 
 
 def _tower(shapes, prefix):

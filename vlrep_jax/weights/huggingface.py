@@ -93,11 +93,13 @@ def section(config: Mapping, shapes: Mapping[str, tuple[int, ...]]) -> dict:
         for side in ("text", "vision")
     )
     only(vision, "vision_config", {"num_channels": 3, "vision_use_head": True})
+    image_size, patch_size = positive(vision, "image_size"), positive(vision, "patch_size")
     own = {
         "image": {
             "name": "vit",
-            "image_size": positive(vision, "image_size"),
-            "patch_size": positive(vision, "patch_size"),
+            "image_size": image_size,
+            "patch_size": patch_size,
+            "drop_edge": image_size % patch_size > 0,
             **_tower(vision),
         },
         "text": {

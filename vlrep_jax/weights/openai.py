@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from vlrep_jax.weights import resnet
+from vlrep_jax.weights import coca, resnet
 from vlrep_jax.weights.mapping import Entry, attention, linear, norm, repeated
 
 # What OpenAI's archives hold beside parameters.
@@ -39,10 +39,12 @@ def image_entries(tower, prefix: str = "visual") -> list[Entry]:
         *norm("image/ln_post", f"{p}.ln_post"),
         *layers("image/transformer", f"{p}.transformer.resblocks", tower.depth),
     ]
-    if tower.pool == "cls":
+    if tower.pool in ("cls", "patches", "queries"):
         found.append(Entry("image/class_embedding", f"{p}.class_embedding"))
     if tower.pre_norm:
         found += norm("image/ln_pre", f"{p}.ln_pre")
+    if tower.pool == "queries":
+        found += coca.pool_entries(tower, f"{p}.attn_pool")
     if tower.embed_dim is not None:
         found.append(Entry("image/projection/kernel", f"{p}.proj"))
     return found
@@ -56,6 +58,8 @@ def text_entries(tower, prefix: str) -> list[Entry]:
         *layers("text/transformer", f"{prefix}transformer.resblocks", tower.depth),
         *norm("text/ln_final", f"{prefix}ln_final"),
     ]
+    if tower.pool == "cls":
+        found.append(Entry("text/class_embedding", f"{prefix}cls_emb"))
     if tower.embed_dim is not None and tower.projection_bias:
         found += linear("text/projection", f"{prefix}text_projection")
     elif tower.embed_dim is not None:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 
-from vlrep_jax.weights import openai, timm
+from vlrep_jax.weights import coca, openai, timm
 from vlrep_jax.weights.layout import only, positive
 from vlrep_jax.weights.mapping import Entry
 
@@ -43,6 +43,9 @@ def section(config: Mapping, shapes: Mapping[str, tuple[int, ...]]) -> dict:
         "image": _image_section(vision, embed_dim, quick),
         "text": _text_section(text, embed_dim, quick),
     }
+    if config.get("multimodal_cfg"):
+        found["name"] = "coca"
+        found["decoder"] = coca.decoder_section(config["multimodal_cfg"], found["text"])
     if config.get("init_logit_scale") is not None:
         found["scale_init"] = math.exp(config["init_logit_scale"])
     if "logit_bias" in shapes or config.get("init_logit_bias") is not None:
@@ -55,7 +58,7 @@ def _image_section(vision, embed_dim, quick_gelu):
     image_size = positive({"image_size": 224} | vision, "image_size")
     if vision.get("timm_model_name"):
         only(vision, "vision_cfg", {"timm_pool": "map", "timm_proj": "none"})
-        return timm.section(vision["timm_model_name"], image_size)
+        return timm.section(vision["timm_model_name"])
     layers = vision.get("layers", 12)
     if isinstance(layers, list):
         return {
@@ -85,10 +88,24 @@ def _image_section(vision, embed_dim, quick_gelu):
 
 
 def _image_pool(vision):
-    pool, after = vision.get("pool_type", "tok"), vision.get("final_ln_after_pool", False)
     only(vision, "vision_cfg", {"pos_embed_type": "learnable"})
+    pool, after = vision.get("pool_type", "tok"), bool(vision.get("final_ln_after_pool", False))
+    pooler = vision.get("attentional_pool", False)
+    if pooler:
+        # Other words than true ask for two poolers, 'parallel' or 'cascade'.
+        only(vision, "vision_cfg", {"attentional_pool": True, "final_ln_after_pool": False})
+        return {
+            "pool": "queries",
+            "queries": vision.get("attn_pooler_queries", 256),
+            "pool_heads": vision.get("attn_pooler_heads", 8),
+        }
+    if pool == "avg" and after:
+        return {"pool": "patches"}
     if pool != "tok":
-        raise ValueError(f"vision_cfg has pool_type={pool!r} (final_ln_after_pool={after}).")
+        raise ValueError(
+            f"vision_cfg has pool_type={pool!r} with final_ln_after_pool={after}; read here are "
+            "'tok', and 'avg' with the norm after it."
+        )
     return {"pool": "cls"}  # one token: normalised before or after it is taken is the same
 
 
@@ -99,7 +116,9 @@ def _text_section(text, embed_dim, quick_gelu):
             f"text_cfg has hf_model_name={text['hf_model_name']!r}; text towers of transformers "
             "are not read."
         )
-    only(text, "text_cfg", {"embed_cls": False, "proj_type": "linear"})
+    if text.get("proj_type", "linear") not in ("linear", "none"):
+        raise ValueError(f"text_cfg has proj_type={text['proj_type']!r}; known: linear, none.")
+    projects = text.get("proj_type", "linear") == "linear"
     width = positive({"width": 512} | text, "width")
     return {
         "name": "text_transformer",
@@ -109,8 +128,8 @@ def _text_section(text, embed_dim, quick_gelu):
         "depth": positive({"layers": 12} | text, "layers"),
         "heads": positive({"heads": 8} | text, "heads"),
         "mlp_dim": int(width * text.get("mlp_ratio", 4.0)),
-        "embed_dim": embed_dim,
-        "projection_bias": bool(text.get("proj_bias", False)),
+        "embed_dim": embed_dim if projects else None,
+        "projection_bias": projects and bool(text.get("proj_bias", False)),
         "causal": not text.get("no_causal_mask", False),
         **_text_pool(text),
         **_numerics(text, quick_gelu),
@@ -119,9 +138,11 @@ def _text_section(text, embed_dim, quick_gelu):
 
 def _text_pool(text):
     pool = text.get("pool_type", "argmax")
+    if text.get("embed_cls"):
+        return {"pool": "cls", "pad_id": text.get("pad_id", 0)}
     if pool == "eos":
         return {"pool": "eos", "eos_id": text.get("eos_id", 2)}
-    names = {"argmax": "eot", "last": "last", "first": "first"}
+    names = {"argmax": "eot", "last": "last"}
     if pool not in names:
         raise ValueError(f"text_cfg has pool_type={pool!r}; known: eos, {', '.join(names)}.")
     return {"pool": names[pool]}
@@ -151,9 +172,11 @@ def entries(model, keys=None) -> list[Entry]:
     """
     check(model)
     custom = is_layout(keys) if keys is not None else custom_text(model)
+    decoder = getattr(model, "decoder", None)
     return [
         *(timm.entries(model.image) if _timm(model) else openai.image_entries(model.image)),
         *openai.text_entries(model.text, "text." if custom else ""),
+        *(coca.decoder_entries(decoder) if decoder is not None else []),
         Entry("logit_scale", "logit_scale"),
     ] + [Entry("logit_bias", "logit_bias")] * (model.bias_init is not None)
 
@@ -182,6 +205,8 @@ def config(model, tokenizer_options: Mapping = ()) -> dict:
         found["init_logit_bias"] = model.bias_init
     if custom_text(model):
         found["custom_text"] = True
+    if getattr(model, "decoder", None) is not None:
+        found["multimodal_cfg"] = coca.decoder_config(model)
     return found
 
 
@@ -201,13 +226,25 @@ def _vision_config(image):
         "head_width": image.width // image.heads,
         "patch_size": image.patch_size,
         "no_ln_pre": not image.pre_norm,
+        **_pool_config(image),
         **_ratio(image),
         **_numerics_config(image),
     }
 
 
+def _pool_config(image):
+    if image.pool == "queries":
+        return {
+            "attentional_pool": True,
+            "attn_pooler_queries": image.queries,
+            "attn_pooler_heads": image.pool_heads,
+            "output_tokens": True,
+        }
+    return {"pool_type": "avg", "final_ln_after_pool": True} if image.pool == "patches" else {}
+
+
 def _text_config(text):
-    pools = {"eot": "argmax"}
+    pools = {"eot": "argmax", "cls": "argmax"}  # a class token goes before the pool's name
     found = {
         "context_length": text.context_length,
         "vocab_size": text.vocab_size,
@@ -220,7 +257,13 @@ def _text_config(text):
         **_ratio(text),
         **_numerics_config(text),
     }
-    return found | ({"eos_id": text.eos_id} if text.pool == "eos" else {})
+    if text.embed_dim is None:
+        found["proj_type"] = "none"
+    if text.pool == "eos":
+        found["eos_id"] = text.eos_id
+    if text.pool == "cls":
+        found |= {"embed_cls": True, "pad_id": text.pad_id, "output_tokens": True}
+    return found
 
 
 def _ratio(tower):
@@ -242,10 +285,10 @@ def _numerics_config(tower):
 
 
 def custom_text(model) -> bool:
-    """Whether OpenCLIP builds a model as CustomTextCLIP: CLIP's own text tower takes no options."""
+    """Whether OpenCLIP builds a model with the text tower as a module of its own, `text.`."""
     text = model.text
-    plain = text.pool == "eot" and text.causal and not text.projection_bias
-    return _timm(model) or not plain
+    own = text.pool == "cls" or text.projection_bias or text.embed_dim is None
+    return _timm(model) or own
 
 
 def _timm(model):
@@ -265,11 +308,13 @@ def check(model) -> None:
             against.append("a SigLIP tower with a projection or another ln_eps than 1e-6")
     elif vit and image.patch_bias:
         against.append("image.patch_bias=True")
-    elif vit and image.pool != "cls":
+    elif vit and image.pool not in ("cls", "patches", "queries"):
         against.append(f"image.pool={image.pool!r}")
     elif vit and (image.activation == "quick_gelu") != (text.activation == "quick_gelu"):
         against.append(f"activations {image.activation!r} and {text.activation!r}")
-    if text.embed_dim is None or (image.embed_dim is None and not _timm(model)):
-        against.append("a tower without a projection")
+    if image.embed_dim is None and not _timm(model):
+        against.append("an image tower without a projection")
+    if (getattr(model, "decoder", None) is None) != (text.pool != "cls"):
+        against.append(f"text.pool={text.pool!r} with or without a decoder")
     if against:
         raise ValueError(f"OpenCLIP cannot express {'; '.join(against)}.")

@@ -14,7 +14,14 @@ import numpy as np
 from vlrep_jax import models
 from vlrep_jax.build import near, plain
 from vlrep_jax.checkpoint import Checkpoints
-from vlrep_jax.data.tokenizers import Tokenizer, load_tokenizer
+from vlrep_jax.data.preprocess import Preprocess
+from vlrep_jax.data.preprocess_files import from_huggingface, from_openclip
+from vlrep_jax.data.tokenizers import (
+    ClipTokenizer,
+    Tokenizer,
+    load_tokenizer,
+    tokenizer_from_directory,
+)
 from vlrep_jax.rules import path_of
 from vlrep_jax.weights import big_vision, huggingface, openai, openclip, resnet
 from vlrep_jax.weights.mapping import Entry, compare
@@ -37,6 +44,7 @@ class Opened:
       model: made from it.
       config: what the file's own config says, or {}.
       read: () -> the parameters, float32 on the host in nested dicts.
+      preprocess: of its pictures.
       tokenizer: () -> the one that the model was trained with; None where its files lack it.
     """
 
@@ -46,6 +54,7 @@ class Opened:
     model: Any
     config: Mapping
     read: Callable[[], dict]
+    preprocess: Preprocess
     tokenizer: Callable[[], Tokenizer | None]
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -79,6 +88,7 @@ def open_pretrained(path: str | Path, model: str | Mapping | None = None) -> Ope
         try:
             section = _section(layout, config, shapes, tensors, file, model)
             built = models.create(**section)
+            preprocess = _preprocess(layout, config, built, file, model)
             leaves = by_path(parameter_shapes(built))
             entries = _entries(layout, built, list(shapes))
         except ValueError as error:
@@ -98,7 +108,16 @@ def open_pretrained(path: str | Path, model: str | Mapping | None = None) -> Ope
         with open_tensors(file) as tensors:
             return _read(tensors, entries, leaves, file)
 
-    return Opened(file, layout, section, built, config, read, lambda: None)
+    return Opened(
+        file,
+        layout,
+        section,
+        built,
+        config,
+        read,
+        preprocess,
+        lambda: _tokenizer(layout, config, built, file),
+    )
 
 
 def _candidate(directory: Path) -> Path:
@@ -191,6 +210,47 @@ def _activation(layout, tensors, file):
     return assumed
 
 
+def _preprocess(layout, config, built, file, model) -> Preprocess:
+    """What the files say of pictures, or the way of the project whose layout it is."""
+    image_size, _ = models.input_sizes(built)
+    if layout == "huggingface":
+        path = file.parent / "preprocessor_config.json"
+        if path.is_file():
+            return from_huggingface(read_json(path))
+        # Since transformers 5 a processor is written as one file.
+        path = file.parent / "processor_config.json"
+        if path.is_file() and "image_processor" in (found := read_json(path)):
+            return from_huggingface(found["image_processor"])
+    if layout == "openclip" and config.get("preprocess_cfg"):
+        return from_openclip(config["preprocess_cfg"], image_size)
+    rgb = "first" if layout == "huggingface" else "last"
+    if isinstance(model, str):
+        known = models.preprocessing(model)
+        del known["tokenizer"]
+        return Preprocess(image_size, rgb=rgb, **known)
+    if built.bias_init is not None:
+        halves = (0.5,) * 3
+        return Preprocess(image_size, "squash", mean=halves, std=halves, rgb=rgb)
+    center = "floor" if layout == "huggingface" else "round"
+    return Preprocess(image_size, center=center, rgb=rgb)
+
+
+def _tokenizer(layout, config, built, file) -> Tokenizer | None:
+    """The tokenizer in the files; CLIP's own, which is no file, where the vocabulary is CLIP's."""
+    clean = None
+    if layout == "openclip":
+        text = config.get("model_cfg", config).get("text_cfg", {})
+        clean = (text.get("tokenizer_kwargs") or {}).get("clean")
+    try:
+        return tokenizer_from_directory(file.parent, clean=clean)
+    except FileNotFoundError:
+        is_clip = built.text.vocab_size == 49_408 and layout in ("openai", "openclip")
+        return ClipTokenizer() if is_clip else None
+    except ValueError as error:
+        warnings.warn(f"{error} The model is loaded without a tokenizer.", stacklevel=3)
+        return None
+
+
 def _entries(layout, model, keys) -> list[Entry]:
     if layout == "huggingface":
         return huggingface.entries(model)
@@ -273,6 +333,9 @@ def _open_workdir(workdir: Path, step: int | None) -> Opened:
     if {p: x.shape for p, x in found.items()} != {p: x.shape for p, x in needed.items()}:
         raise ValueError(f"{workdir}: its checkpoint of step {step} is not of its config.model.")
 
+    image_size, _ = models.input_sizes(model)
+    preprocess = Preprocess(image_size, **config["image"])
+
     def read():
         with closing(Checkpoints(workdir, read_only=True)) as checkpoints:
             return checkpoints.parameters(step)
@@ -284,5 +347,6 @@ def _open_workdir(workdir: Path, step: int | None) -> Opened:
         model,
         config,
         read,
+        preprocess,
         lambda: load_tokenizer(workdir / "tokenizer.json"),
     )

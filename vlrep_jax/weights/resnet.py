@@ -14,11 +14,11 @@ def entries(tower, prefix: str = "visual") -> list[Entry]:
     for i in (1, 2, 3):
         found += _conv_norm("image/stem", prefix, str(i))
     for stage, depth in enumerate(tower.depth, 1):
-        for block in range(depth):
-            ours, their = f"image/stage_{stage}/block_{block}", f"{prefix}.layer{stage}.{block}"
+        for block in range(1, depth + 1):
+            ours, their = f"image/stage_{stage}/block_{block}", f"{prefix}.layer{stage}.{block - 1}"
             for i in (1, 2, 3):
                 found += _conv_norm(ours, their, str(i))
-            if block == 0:
+            if block == 1:
                 down = f"{their}.downsample"
                 found.append(Entry(f"{ours}/downsample_conv/kernel", f"{down}.0.weight", "conv"))
                 found += _batch_norm(f"{ours}/downsample_bn", f"{down}.1")

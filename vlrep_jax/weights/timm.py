@@ -11,6 +11,7 @@ SIZES = {
     "so400m": (1152, 27, 16, 4304),
     "giantopt": (1536, 40, 16, 6144),
 }
+_NAME = re.compile(r"vit_([a-z0-9]+)_patch(\d+)_siglip_(\d+)")
 # The towers by name, and what each has for an activation: most have the exact GELU, though all of
 # SigLIP was trained with the tanh one.
 ACTIVATIONS = {
@@ -28,8 +29,8 @@ ACTIVATIONS = {
 }
 
 
-def section(name: str, image_size: int) -> dict:
-    """The config section of an image tower by its name in timm.
+def section(name: str) -> dict:
+    """The config section of an image tower by its name in timm, which tells its image size too.
 
     Raises:
       ValueError: it is not one of SigLIP's.
@@ -39,12 +40,14 @@ def section(name: str, image_size: int) -> dict:
             f"vision_cfg has timm_model_name={name!r}; of timm's towers those of SigLIP are read: "
             f"{', '.join(ACTIVATIONS)}."
         )
-    size, patch_size = re.match(r"vit_([a-z0-9]+)_patch(\d+)_", name).groups()
+    size, patch_size, image_size = _NAME.fullmatch(name).groups()
+    patch_size, image_size = int(patch_size), int(image_size)
     width, depth, heads, mlp_dim = SIZES[size]
     return {
         "name": "vit",
         "image_size": image_size,
-        "patch_size": int(patch_size),
+        "patch_size": patch_size,
+        "drop_edge": image_size % patch_size > 0,
         "width": width,
         "depth": depth,
         "heads": heads,
@@ -64,22 +67,20 @@ def name_of(tower) -> str:
       ValueError: there is none.
     """
     sizes = (tower.width, tower.depth, tower.heads, tower.mlp_dim or 4 * tower.width)
-    same = [
-        name
-        for name, activation in ACTIVATIONS.items()
-        if SIZES[name.split("_")[1]] == sizes
-        and f"_patch{tower.patch_size}_" in name
-        and activation == tower.activation
-    ]
-    same.sort(key=lambda name: not name.endswith(f"_{tower.image_size}"))
-    if not same:
+    size = next((size for size, its in SIZES.items() if its == sizes), None)
+    name = f"vit_{size}_patch{tower.patch_size}_siglip_{tower.image_size}"
+    if name not in ACTIVATIONS:
         raise ValueError(
             f"timm has no SigLIP tower of width {tower.width}, {tower.depth} layers, "
-            f"{tower.heads} heads, patches of {tower.patch_size} and activation "
-            f"{tower.activation!r}. (Its sizes of patch 16 or 14 have the exact GELU at B, L and "
-            "So400m/14, not the tanh one that SigLIP was trained with.)"
+            f"{tower.heads} heads, patches of {tower.patch_size} and {tower.image_size} pixels; "
+            f"it has {', '.join(ACTIVATIONS)}."
         )
-    return same[0]
+    if ACTIVATIONS[name] != tower.activation:
+        raise ValueError(
+            f"timm's {name} has the activation {ACTIVATIONS[name]!r}, not {tower.activation!r}. "
+            "(Most of its SigLIP towers have the exact GELU, though all were trained with tanh.)"
+        )
+    return name
 
 
 def entries(tower, prefix: str = "visual.trunk.") -> list[Entry]:

@@ -4,6 +4,8 @@ from pathlib import Path
 
 from vlrep_jax.build import find
 from vlrep_jax.data import preprocess_files
+from vlrep_jax.models.coca import CoCa
+from vlrep_jax.models.dual_encoder import DualEncoder
 from vlrep_jax.weights import big_vision, files, huggingface, openai, openclip
 from vlrep_jax.weights.mapping import their_shapes, theirs
 from vlrep_jax.weights.reading import by_path
@@ -13,6 +15,11 @@ from vlrep_jax.workdirs import write_json
 def write(path: Path, layout: str, pretrained) -> None:
     """See `weights.save`."""
     write_layout = find(LAYOUTS, layout, "layout")
+    if not isinstance(pretrained.model, DualEncoder):
+        kind = type(pretrained.model).__name__
+        raise ValueError(f"No other project has a place for a {kind}; only dual encoders are written.")
+    if layout != "openclip" and isinstance(pretrained.model, CoCa):
+        raise ValueError(f"The layout {layout!r} has no place for CoCa's decoder; 'openclip' has.")
     write_layout(path, pretrained)
 
 
@@ -25,7 +32,7 @@ def _huggingface(path, pretrained):
         write_json(part / "config.json", config)
         write_json(part / "preprocessor_config.json", processor)
         if pretrained.tokenizer is not None:
-            pretrained.tokenizer.save_huggingface(part, model.text.context_length)
+            save_huggingface(pretrained.tokenizer, part)
         _tensors(huggingface.entries(model), pretrained, files.write_safetensors)(
             part / "model.safetensors"
         )
@@ -41,7 +48,7 @@ def _openclip(path, pretrained):
         part.mkdir()
         write_json(part / "open_clip_config.json", config)
         if pretrained.tokenizer is not None and pretrained.tokenizer.kind != "clip":
-            pretrained.tokenizer.save_huggingface(part, model.text.context_length)
+            save_huggingface(pretrained.tokenizer, part)
         _tensors(openclip.entries(model), pretrained, files.write_safetensors)(
             part / "open_clip_model.safetensors"
         )
