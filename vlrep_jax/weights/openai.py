@@ -6,7 +6,7 @@ from vlrep_jax.weights import coca, resnet
 from vlrep_jax.weights.mapping import Entry, attention, linear, norm, repeated
 
 # What OpenAI's archives hold beside parameters.
-NOT_PARAMETERS = ("input_resolution", "context_length", "vocab_size")
+NOT_PARAMETERS = ("input_resolution", "context_length", "vocab_size", "attn_mask")
 
 
 def is_layout(keys) -> bool:

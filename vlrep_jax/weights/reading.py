@@ -196,7 +196,7 @@ def _section(layout, config, shapes, tensors, file, model) -> dict:
 def _activation(layout, tensors, file):
     """The activation of a CLIP that has no config: nothing in its shapes tells."""
     dtypes = {tensor.dtype.name for tensor in tensors.values()}
-    marked = tensors.torchscript or any(key in tensors for key in openai.NOT_PARAMETERS)
+    marked = tensors.torchscript or any(key in tensors for key in openai.NOT_PARAMETERS[:3])
     if layout == "openai" and (marked or {"float16", "float32"} <= dtypes):
         return "quick_gelu"  # OpenAI's own archives
     assumed, other = ("gelu", "quick_gelu") if layout == "openclip" else ("quick_gelu", "gelu")
