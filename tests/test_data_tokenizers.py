@@ -1,17 +1,20 @@
 """TOKENIZERS: one contract for all, CLIP's golden ids, and the ways to save and load."""
 
+import base64
 import gzip
 import pickle
 
 import numpy as np
 import pytest
-import tokenizers as hf
+from tiny_vocabularies import sentencepiece_model, unigram_json, wordpiece_vocabulary
 
 from vlrep_jax.data.tokenizers import (
     TOKENIZERS,
     BpeTokenizer,
     ClipTokenizer,
     FileTokenizer,
+    SentencePieceTokenizer,
+    WordPieceTokenizer,
     load_tokenizer,
     train_bpe,
 )
@@ -24,26 +27,16 @@ TEXTS = [
 ]
 
 
-def hugging_face_json():
-    model = hf.Tokenizer(hf.models.Unigram([("<unk>", 0.0), ("▁", -2.0)], unk_id=0))
-    model.pre_tokenizer = hf.pre_tokenizers.Metaspace()
-    model.decoder = hf.decoders.Metaspace()
-    trainer = hf.trainers.UnigramTrainer(
-        vocab_size=60,
-        special_tokens=["<pad>", "</s>", "<unk>"],
-        unk_token="<unk>",
-        show_progress=False,
-    )
-    model.train_from_iterator(TEXTS, trainer)
-    return model.to_str()
-
-
 MAKERS = {
     "clip": ClipTokenizer,
     "bpe": lambda: train_bpe(TEXTS, 300),
     "file": lambda: FileTokenizer(
-        tokenizer_json=hugging_face_json(), pad_id=1, eos_id=1, lower_case=True
+        tokenizer_json=unigram_json(TEXTS), pad_id=1, eos_id=1, lower_case=True
     ),
+    "sentencepiece": lambda: SentencePieceTokenizer(
+        model=base64.b64encode(sentencepiece_model(TEXTS)), clean="whitespace", lower_case=True
+    ),
+    "wordpiece": lambda: WordPieceTokenizer(vocabulary=wordpiece_vocabulary(TEXTS)),
 }
 
 
@@ -76,6 +69,18 @@ def test_a_long_text_is_cut_keeps_its_end_token_and_is_told(tokenizer):
     assert ids[0, -1] == tokenizer.eos_id
     whole = tokenizer(["red cat " * 50], 200)
     np.testing.assert_array_equal(ids[0, :7], whole[0, :7])
+
+
+def test_a_long_text_is_an_error_by_choice(tokenizer):
+    length = int((tokenizer(["red cat"], 60)[0] == tokenizer.eos_id).argmax()) + 1
+    np.testing.assert_array_equal(
+        tokenizer(["red cat"], length, on_long="error"), tokenizer(["red cat"], length)
+    )
+    message = rf"Text 1 has {length} tokens .* than context_length={length - 1}: 'red cat'"
+    with pytest.raises(ValueError, match=message):
+        tokenizer(["cat", "red cat", "red cat"], length - 1, on_long="error")
+    with pytest.raises(ValueError, match="on_long='warn' is unknown"):
+        tokenizer(["cat"], 9, on_long="warn")
 
 
 def test_a_text_that_just_fits_is_not_cut(tokenizer):
@@ -120,9 +125,14 @@ def test_pickled_or_saved_it_is_the_same(tokenizer, tmp_path):
 def test_fingerprints_tell_apart():
     kinds = [make().fingerprint() for make in MAKERS.values()]
     kinds += [train_bpe(TEXTS, 290).fingerprint(), train_bpe(TEXTS[:5], 300).fingerprint()]
-    text = hugging_face_json()
+    text = unigram_json(TEXTS)
     kinds += [FileTokenizer(tokenizer_json=text, pad_id=1, eos_id=1).fingerprint()]
     assert len(set(kinds)) == len(kinds)
+
+
+def test_no_text_is_an_empty_batch(tokenizer):
+    ids, truncated = tokenizer.encode_batch([], 9)
+    assert ids.shape == (0, 9) and truncated.shape == (0,)
 
 
 def test_no_room_for_text_is_an_error(tokenizer):
@@ -147,6 +157,7 @@ def test_no_room_for_text_is_an_error(tokenizer):
         ("a photo of a tench.", "320 1125 539 320 1149 634 269"),
         ('naïve "quotes" — dash', "1097 35689 563 257 5808 257 2005 10206"),
         ("", ""),
+        ("a\u0345b", "320 321"),  # an accent that OpenAI's pattern leaves out
     ],
 )
 def test_clip_gives_openai_s_ids(text, ids):
@@ -204,7 +215,7 @@ def test_bad_files_are_named(tmp_path):
         load_tokenizer(path)
     with pytest.raises(FileNotFoundError):
         load_tokenizer(tmp_path / "none.json")
-    path.write_text(hugging_face_json())
+    path.write_text(unigram_json(TEXTS))
     with pytest.raises(ValueError, match=r"eos_id=999 is outside the vocabulary of \d+"):
         FileTokenizer(path, pad_id=0, eos_id=999)
     assert isinstance(FileTokenizer(path, pad_id=0, eos_id=1), FileTokenizer)
