@@ -20,9 +20,13 @@ from vlrep_jax.models.positions import fit_text_positions, resize_image_position
 from vlrep_jax.rules import path_of
 from vlrep_jax.train import TrainState
 
-# Parameters whose number of rows may differ: those of `ViT` and `TextTransformer`, and the shared
-# encoder's.
-IMAGE_POSITIONS = ("image/positional_embedding", "image_positions")
+# Parameters whose number of rows may differ: those of `ViT`, `ResNet` and `TextTransformer`, and
+# the shared encoder's.
+IMAGE_POSITIONS = (
+    "image/positional_embedding",
+    "image/pool/positional_embedding",
+    "image_positions",
+)
 TEXT_POSITIONS = ("text/positional_embedding", "text_positions")
 
 
@@ -122,7 +126,7 @@ def find_initial(init_from: str, params, model) -> Initial:
             f"config.init_from={init_from} does not fit config.model: {'; '.join(problems)}."
         )
     pool = getattr(getattr(model, "text", model), "pool", "")
-    return Initial(workdir, step, resized, last_is_read=pool == "last")
+    return Initial(workdir, step, resized, last_is_read=pool in ("last", "cls"))
 
 
 def _compare(found, needed):

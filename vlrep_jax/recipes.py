@@ -27,6 +27,7 @@ def base() -> ConfigDict:
     config.steps = 0
     config.model = ConfigDict()  # models.create
     config.loss = ConfigDict({"name": "softmax"})  # losses.LOSSES
+    config.captioning_weight = 0.0  # of CoCa's captioning loss beside it; 0 for any other model
     # optim.make_optimizer; patterns in freeze are over parameter paths: ('image/.*',) is LiT.
     config.optimizer = ConfigDict({"name": "adamw", "weight_decay": 0.0})
     config.freeze = ()
