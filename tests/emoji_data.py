@@ -37,6 +37,14 @@ def flat(value, side=8):
     return encoded(np.full((side, side, 3), value, np.uint8))
 
 
+def noise(height, width, channels=3, seed=0):
+    """A picture with structure of a few pixels' size, uint8[height, width, channels]."""
+    rng = np.random.default_rng(seed)
+    small = rng.integers(0, 256, (height // 4 + 2, width // 4 + 2, channels), np.uint8)
+    image = Image.fromarray(small.squeeze())
+    return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
+
+
 class ListSource:
     """A source of samples in a list."""
 

@@ -14,9 +14,9 @@ from emoji_data import emoji_dir
 from PIL import Image
 
 from vlrep_jax.data import emoji_captions, emoji_names
+from vlrep_jax.data.decoding import decode
 from vlrep_jax.data.emoji_names import concept_of, motif_of, names, normalise
 from vlrep_jax.data.sources import EmojiCaptions
-from vlrep_jax.data.transforms import decode
 
 PREPARE = "import sys; from vlrep_jax.data.emoji_captions import prepare; prepare(sys.argv[1])"
 

@@ -14,6 +14,7 @@ from emoji_data import ListSource, emoji_dir, flat, grey_source
 import vlrep_jax.data
 from vlrep_jax.data.caption_choice import CAPTIONS
 from vlrep_jax.data.pipeline import eval_batches, train_batches
+from vlrep_jax.data.preprocess import Preprocess
 from vlrep_jax.data.sources import EmojiCaptions, Sample
 from vlrep_jax.data.tokenizers import train_bpe
 from vlrep_jax.data.transforms import TRANSFORMS
@@ -235,7 +236,7 @@ def test_batch_sizes_that_hosts_cannot_share_name_the_nearest():
     with pytest.raises(ValueError, match=r"batch_size=10 must be a multiple of 4 hosts; .* is 8"):
         batches(grey_source(4), batch_size=10, process_count=4)
     with pytest.raises(ValueError, match=r"batch_size=3 must be a multiple of 4 hosts; .* is 4"):
-        eval_batches(grey_source(4), image_size=4, batch_size=3, process_count=4)
+        eval_batches(grey_source(4), preprocess=Preprocess(4), batch_size=3, process_count=4)
     with pytest.raises(ValueError, match=r"process_index=4 must be in \[0, 4\)"):
         batches(grey_source(4), process_index=4, process_count=4)
     with pytest.raises(ValueError, match="no samples"):
@@ -247,7 +248,11 @@ def test_evaluation_sees_each_sample_once_padded_to_full_batches(hosts):
     found = []
     for host in range(hosts):
         made = eval_batches(
-            grey_source(13), image_size=4, batch_size=8, process_index=host, process_count=hosts
+            grey_source(13),
+            preprocess=Preprocess(4),
+            batch_size=8,
+            process_index=host,
+            process_count=hosts,
         )
         assert len(made) == 2
         found.append(list(made))
@@ -263,7 +268,7 @@ def test_evaluation_sees_each_sample_once_padded_to_full_batches(hosts):
 
 
 def test_a_corrupt_picture_in_evaluation_has_no_weight_and_is_counted():
-    made = eval_batches(grey_source(6, i2={"image": b"?"}), image_size=4, batch_size=4)
+    made = eval_batches(grey_source(6, i2={"image": b"?"}), preprocess=Preprocess(4), batch_size=4)
     for _ in range(2):  # counted anew every time
         first, second = made
         assert first["weights"].tolist() == [1, 1, 0, 1] and first["index"].tolist() == [0, 1, 2, 3]
@@ -273,7 +278,11 @@ def test_a_corrupt_picture_in_evaluation_has_no_weight_and_is_counted():
 
 def test_evaluation_batches_hold_the_first_caption_when_asked():
     made = eval_batches(
-        grey_source(3), image_size=4, batch_size=2, tokenizer=TOKENIZER, context_length=16
+        grey_source(3),
+        preprocess=Preprocess(4),
+        batch_size=2,
+        tokenizer=TOKENIZER,
+        context_length=16,
     )
     assert [TOKENIZER.decode(row) for b in made for row in b["text"]] == [
         "number 0",

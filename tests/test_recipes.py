@@ -4,6 +4,7 @@ import ast
 import copy
 import functools
 import math
+from dataclasses import fields
 from pathlib import Path
 
 import jax
@@ -14,6 +15,7 @@ from tiny_recipe import Squares, config
 import vlrep_jax
 from vlrep_jax import cli, recipes
 from vlrep_jax.build import plain
+from vlrep_jax.data.preprocess import Preprocess
 from vlrep_jax.data.sources import SOURCES
 from vlrep_jax.experiment import keep_programs, make_experiment, make_tokenizer
 
@@ -189,7 +191,8 @@ def test_every_key_of_the_base_recipe_is_read():
     read = names_read()
     # `config[key]` in check_keys looks at some more; here they must be used by name.
     assert {key for key in recipes.base() if f"config.{key}" not in read} == set()
-    for section in ("image", "data", "parallel"):
+    assert set(recipes.base().image) == {f.name for f in fields(Preprocess)} - {"size"}
+    for section in ("data", "parallel"):
         keys = recipes.base()[section].keys()
         assert {key for key in keys if f"{section}.{key}" not in read} == set()
 

@@ -21,13 +21,13 @@ LAYERS = (
     ("cli",),
     ("run", "plan"),
     ("initial",),
-    ("experiment",),
+    ("experiment", "weights"),
     ("evaluation", "workdirs", "report"),
-    ("train", "encoder", "checkpoint", "metrics"),
+    ("train", "encoder", "checkpoint", "metrics", "recipes"),
     ("objectives", "evals", "optim", "data"),
     ("parallel",),
     ("losses", "models", "rules"),
-    ("collectives", "build", "recipes"),
+    ("collectives", "build"),
 )
 LEVEL = {unit: level for level, units in enumerate(LAYERS) for unit in units}
 SEE_CONFIGS = {"initial", "recipes", "experiment", "run", "plan", "evaluation", "workdirs", "cli"}

@@ -10,6 +10,7 @@ import numpy as np
 
 from vlrep_jax.build import bind, build, find, plain
 from vlrep_jax.data.pipeline import eval_batches
+from vlrep_jax.data.preprocess import Preprocess
 from vlrep_jax.data.sources import SOURCES, captions
 from vlrep_jax.data.zero_shot_sets import ZERO_SHOT_SETS
 from vlrep_jax.evals import EVALS, EvalResult, check_sizes
@@ -22,12 +23,10 @@ class EvalData:
       captions: m texts. image_of_caption: int32[m], the picture of each.
     """
 
-    def __init__(self, source, *, image_size: int, mode: str, batch_size: int):
+    def __init__(self, source, *, preprocess: Preprocess, batch_size: int):
         self.captions, self.image_of_caption = captions(source)
         self._source = source
-        self._open = partial(
-            eval_batches, source, image_size=image_size, mode=mode, batch_size=batch_size
-        )
+        self._open = partial(eval_batches, source, preprocess=preprocess, batch_size=batch_size)
         self._batches = self._open(
             process_index=jax.process_index(), process_count=jax.process_count()
         )
@@ -48,12 +47,12 @@ class EvalData:
 class Evaluations:
     """The evaluations of a config, ready to run on any encoder of its model."""
 
-    def __init__(self, sections: Mapping, *, image_size: int, mode: str, batch_size: int, mesh):
+    def __init__(self, sections: Mapping, *, preprocess: Preprocess, batch_size: int, mesh):
         """Opens every source.
 
         Args:
           sections: name -> entry of EVALS with its options and the `source` it reads.
-          image_size, mode: see `data.transforms.eval_image`.
+          preprocess: of the pictures.
           batch_size: pictures in a batch, over all processes.
           mesh: devices that share the scoring.
 
@@ -71,9 +70,7 @@ class Evaluations:
             key = json.dumps(source_section, sort_keys=True)
             if key not in opened:
                 source = build(SOURCES, source_section, "source")
-                opened[key] = EvalData(
-                    source, image_size=image_size, mode=mode, batch_size=batch_size
-                )
+                opened[key] = EvalData(source, preprocess=preprocess, batch_size=batch_size)
             self.data[name], self._source[name] = opened[key], key
             self._run[name] = _bound(name, section, mesh)
             sets = section.get("sets", ())

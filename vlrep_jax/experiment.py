@@ -17,6 +17,7 @@ from vlrep_jax.build import bind, build, check_options, find, near, plain
 from vlrep_jax.collectives import global_sum
 from vlrep_jax.data.caption_choice import CAPTIONS
 from vlrep_jax.data.pipeline import Batches, train_batches
+from vlrep_jax.data.preprocess import Preprocess
 from vlrep_jax.data.sources import SOURCES
 from vlrep_jax.data.tokenizers import TOKENIZERS, Tokenizer, train_bpe
 from vlrep_jax.data.transforms import TRANSFORMS
@@ -63,6 +64,7 @@ class Experiment:
     Attributes:
       config: locked.
       model: linen module. image_size, context_length: what it takes.
+      preprocess: makes the pictures that it is evaluated on.
       mesh: of all devices.
       schedule: step -> learning rate.
       init: () -> TrainState before the first step, laid out over the devices.
@@ -76,6 +78,7 @@ class Experiment:
     model: object
     image_size: int
     context_length: int
+    preprocess: Preprocess
     mesh: jax.sharding.Mesh
     schedule: Callable
     init: Callable[[], TrainState]
@@ -136,8 +139,7 @@ class Experiment:
         devices = self.mesh.size
         return Evaluations(
             self.config.evals,
-            image_size=self.image_size,
-            mode=self.config.image.mode,
+            preprocess=self.preprocess,
             batch_size=-(-EVAL_BATCH // devices) * devices,
             mesh=self.mesh,
         )
@@ -156,6 +158,10 @@ def make_experiment(config: ConfigDict, devices: Sequence[jax.Device] | None = N
     check_keys(config)
     model = models.create(**{"name": None, **plain(config.model)})
     image_size, context_length = models.input_sizes(model)
+    try:
+        preprocess = Preprocess(image_size, **plain(config.image))
+    except ValueError as error:
+        raise ValueError(f"config.image: {error}") from None
     mesh = make_mesh(config.parallel.data, config.parallel.fsdp, devices)
     pmapped = config.parallel.wiring == "pmap"
 
@@ -216,6 +222,7 @@ def make_experiment(config: ConfigDict, devices: Sequence[jax.Device] | None = N
         model=model,
         image_size=image_size,
         context_length=context_length,
+        preprocess=preprocess,
         mesh=mesh,
         schedule=schedule,
         init=jax.jit(init, out_shardings=layout),
@@ -239,7 +246,7 @@ def check_keys(config: ConfigDict) -> None:
     """Raises ValueError where a config's keys are not those of `recipes.base`, or have no value."""
     known = recipes.base()
     _check_section(config, known, "config")
-    for name in ("image", "data", "parallel", "microbatch"):
+    for name in recipes.FIXED_SECTIONS:
         _check_section(config[name], known[name], f"config.{name}")
     if config.parallel.wiring not in WIRINGS:
         raise ValueError(

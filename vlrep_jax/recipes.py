@@ -2,8 +2,10 @@
 
 from ml_collections import ConfigDict
 
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+from vlrep_jax.data.preprocess import CLIP_MEAN, CLIP_STD
+
+# Sections whose keys are always those of `base`; the others name an entry of a table.
+FIXED_SECTIONS = ("image", "data", "parallel", "microbatch")
 
 
 def base() -> ConfigDict:
@@ -13,9 +15,12 @@ def base() -> ConfigDict:
     by another of the same table; `build.build` tells what it takes.
     """
     config = ConfigDict()
-    # Work directory of a run whose parameters this one begins with ('DIR', or 'DIR@STEP'); images
-    # and texts may be larger or smaller here (vlrep_jax/initial.py). '' draws new parameters.
+    # A trained model whose parameters this run begins with: a work directory ('DIR', or 'DIR@STEP')
+    # or a published model's files; images and texts may be larger or smaller here
+    # (vlrep_jax/initial.py). '' draws new parameters.
     config.init_from = ""
+    # Patterns over parameter paths that are not taken from there, or begin anew: ('text/.*',).
+    config.init_skip = ()
     config.seed = 0  # of initial weights, data order, augmentation and dropout
     config.batch_size = 256  # global: over all devices of all processes
     # A device's rows are embedded in so many parts, one after the other: memory of one part, the
@@ -37,8 +42,19 @@ def base() -> ConfigDict:
     config.ema_decay = 0.0  # evaluates a moving average of the parameters; 0 for none
 
     config.tokenizer = ConfigDict({"name": "clip"})  # data.tokenizers.TOKENIZERS
-    # Preprocessing of evaluation images, and what uint8 pixels become on the device.
-    config.image = ConfigDict({"mode": "crop", "mean": CLIP_MEAN, "std": CLIP_STD})
+    # Preprocessing of evaluation images, data.preprocess.Preprocess; mean and std also say what
+    # uint8 pixels become on the device, in training too.
+    config.image = ConfigDict(
+        {
+            "mode": "crop",
+            "mean": CLIP_MEAN,
+            "std": CLIP_STD,
+            "interpolation": "bicubic",
+            "short_side": 0,
+            "center": "round",
+            "fill": 0,
+        }
+    )
     config.data = ConfigDict(
         {
             # data.sources.SOURCES; here a prepared TFDS directory and where its features keep

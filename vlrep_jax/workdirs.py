@@ -65,7 +65,11 @@ def read_config(workdir: Path) -> ConfigDict:
         raise ValueError(f"{path} holds no config ({error}); it was changed or cut.") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds no config but {type(values).__name__}; it was changed.")
-    return ConfigDict({**plain(recipes.base()), **values})
+    known = plain(recipes.base())
+    for name in recipes.FIXED_SECTIONS:
+        if isinstance(values.get(name), dict):
+            values[name] = known[name] | values[name]
+    return ConfigDict(known | values)
 
 
 def check_same_run(workdir: Path, config: ConfigDict) -> bool:

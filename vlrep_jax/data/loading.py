@@ -5,7 +5,7 @@ from collections import Counter
 
 import numpy as np
 
-from vlrep_jax.data.transforms import BadImage, decode, eval_image
+from vlrep_jax.data.decoding import BadImage, decode
 
 _TRIES = 16
 
@@ -76,14 +76,14 @@ class TrainLoader:
 class EvalLoader:
     """Makes the batch of `rows` samples from a given one on, padded behind the source's end."""
 
-    def __init__(self, source, image_size, mode, tokenizer, context_length, rows, max_pixels):
-        self._source, self._image_size, self._mode = source, image_size, mode
+    def __init__(self, source, preprocess, tokenizer, context_length, rows, max_pixels):
+        self._source, self._preprocess = source, preprocess
         self._tokenizer, self._context_length = tokenizer, context_length
         self._rows, self._max_pixels = rows, max_pixels
 
     def __call__(self, first):
         """The batch, and (reason, key) of each picture that cannot be decoded."""
-        rows, size = self._rows, self._image_size
+        rows, size = self._rows, self._preprocess.size
         indices = list(range(first, min(first + rows, len(self._source))))
         samples = self._source.__getitems__(indices) if indices else []
         images = np.zeros((rows, size, size, 3), np.uint8)
@@ -95,7 +95,7 @@ class EvalLoader:
             if isinstance(image, BadImage):
                 reasons.append((image.reason, sample.key))
                 continue
-            images[row] = eval_image(image, size, self._mode)
+            images[row] = self._preprocess(image)
             weights[row] = 1
         batch = {"image": images, "weights": weights, "index": index}
         if self._tokenizer is not None:

@@ -13,8 +13,8 @@ from collections import Counter
 import grain
 import numpy as np
 
+from vlrep_jax.data.decoding import MAX_PIXELS
 from vlrep_jax.data.loading import EvalLoader, TrainLoader
-from vlrep_jax.data.transforms import MAX_PIXELS
 
 _LOG = logging.getLogger(__name__)
 _BAD_MINIMUM = 256  # samples to see before their bad share is judged
@@ -160,8 +160,7 @@ class Batches:
 def eval_batches(
     source,
     *,
-    image_size,
-    mode="crop",
+    preprocess,
     batch_size,
     process_index=0,
     process_count=1,
@@ -174,7 +173,7 @@ def eval_batches(
     """One pass over a source in order, in full batches, for one host.
 
     Args:
-        image_size, mode: see `transforms.eval_image`.
+        preprocess: a `preprocess.Preprocess`.
         batch_size, process_index, process_count: as for `train_batches`.
         tokenizer, context_length: given, batches also hold `text` int32[b, l], the first caption.
 
@@ -188,7 +187,7 @@ def eval_batches(
     """
     rows = _rows_per_host(batch_size, process_index, process_count)
 
-    load = EvalLoader(source, image_size, mode, tokenizer, context_length, rows, max_pixels)
+    load = EvalLoader(source, preprocess, tokenizer, context_length, rows, max_pixels)
 
     def load_batch(number):
         return load(number * batch_size + process_index * rows)

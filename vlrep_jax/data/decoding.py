@@ -1,0 +1,106 @@
+"""Decoding of untrusted picture files, of any kind, to uint8[h, w, 3]."""
+
+import io
+
+import numpy as np
+from PIL import Image, ImageOps
+
+# Formats that are decoded in the process itself: EPS, for one, would start Ghostscript. Phones'
+# MPO counts as JPEG. Pillow can be built without some of them, and then knows no such name.
+Image.init()
+_ALLOWED = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+FORMATS = tuple(name for name in _ALLOWED if name in Image.OPEN)
+MAX_PIXELS = 64_000_000
+
+
+class BadImage(ValueError):
+    """A picture that cannot be used; `reason` is one short stable word for counting."""
+
+    def __init__(self, reason, detail=""):
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+
+    def __reduce__(self):
+        return type(self), (self.reason,)
+
+
+def decode(data, max_pixels=MAX_PIXELS):
+    """Decodes an untrusted picture to uint8[h, w, 3].
+
+    The EXIF rotation is applied, transparency is laid on white, 16 bits are scaled to 8, and an
+    animation gives its first frame.
+
+    Args:
+        data: bytes of a file in one of FORMATS.
+        max_pixels: larger pictures are refused from their header, before any pixel is decoded.
+
+    Raises:
+        BadImage: with reason `empty`, `format` (unknown or not allowed), `too_large`, `too_small`
+            (a side of one pixel), `truncated`, `corrupt` or `not_finite`.
+    """
+    return _checked(data, max_pixels, lambda image: to_rgb(_upright(image)))
+
+
+def open_picture(data, max_pixels=MAX_PIXELS):
+    """Decodes an untrusted picture as it is, to a PIL image; errors as `decode`."""
+    return _checked(data, max_pixels, lambda image: image)
+
+
+def _checked(data, max_pixels, convert):
+    if not data:
+        raise BadImage("empty")
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise BadImage("too_large", str(error)) from error
+    except Exception as error:
+        raise BadImage("format", str(error)) from error
+    if image.width * image.height > max_pixels:
+        raise BadImage("too_large", f"{image.width}x{image.height} of at most {max_pixels} pixels")
+    if min(image.size) < 2:
+        raise BadImage("too_small", f"{image.width}x{image.height}")
+    try:
+        image.load()
+        return convert(image)
+    except BadImage:
+        raise
+    except Exception as error:  # decoders raise anything on mutated bytes
+        short = "truncated" in str(error).lower() or isinstance(error, EOFError)
+        raise BadImage("truncated" if short else "corrupt", str(error)) from error
+
+
+def _upright(image):
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # a broken EXIF block says nothing about the pixels
+        return image
+
+
+def to_rgb(image):
+    """A PIL picture of any mode -> uint8[h, w, 3], as `decode` says; it is not turned upright.
+
+    Raises:
+        BadImage: with reason `not_finite`.
+    """
+    if image.mode.startswith(("I", "F")):
+        pixels = np.asarray(image, np.float32)
+        if not np.isfinite(pixels).all():
+            raise BadImage("not_finite")
+        # Floats count from 0 to 1, integers beyond a byte from 0 to 65535.
+        if image.mode == "F" and pixels.max() <= 1:
+            pixels = pixels * 255
+        elif image.mode.startswith("I;16") or pixels.max() > 255:
+            pixels = pixels / 257
+        grey = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=-1)
+    return np.array(on_white(image))
+
+
+def on_white(image):
+    """A PIL picture as RGB, with what is transparent laid on white."""
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        ground = Image.new("RGBA", image.size, "white")
+        ground.alpha_composite(image)
+        image = ground
+    return image.convert("RGB")
