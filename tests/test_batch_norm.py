@@ -108,6 +108,14 @@ def test_frozen_training_is_evaluation_and_remembers_nothing():
     np.testing.assert_array_equal(out, BatchNorm().apply({"params": state}, x))
 
 
+def test_running_statistics_have_no_gradient_where_they_normalise():
+    x, by, state = drawn()
+    total = lambda state: (BatchNorm("frozen").apply({"params": state}, x) * by).sum()  # noqa: E731
+    gradients = jax.grad(total)(state)
+    assert gradients["scale"].all() and gradients["bias"].all()
+    assert not gradients["running_mean"].any() and not gradients["running_var"].any()
+
+
 def test_a_single_value_has_a_finite_variance_to_remember():
     x, _, state = drawn()
     module = BatchNorm()
