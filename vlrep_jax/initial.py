@@ -141,7 +141,7 @@ def find_initial(init_from: str, params, model, *, skip: Sequence[str] = ()) -> 
         resized,
         drawn=tuple(sorted(skipped & needed.keys())),
         left=tuple(sorted(skipped & found.keys())),
-        last_is_read=pool == "last",
+        last_is_read=pool in ("last", "cls"),
     )
 
 

@@ -13,6 +13,7 @@ from vlrep_jax.build import build, near
 from vlrep_jax.models.batch_norm import RUNNING, BatchNorm
 from vlrep_jax.models.coca import CaptionDecoder, Captioned, CoCa
 from vlrep_jax.models.dual_encoder import DualEncoder, Embeddings, ViLD
+from vlrep_jax.models.generation import generate
 from vlrep_jax.models.presets import PREPROCESSING, PRESETS
 from vlrep_jax.models.resnet import ResNet
 from vlrep_jax.models.shared_encoder import SharedEncoder
@@ -40,6 +41,7 @@ __all__ = [
     "ViLD",
     "ViT",
     "create",
+    "generate",
     "input_sizes",
     "preprocessing",
     "synchronized",

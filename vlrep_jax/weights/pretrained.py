@@ -17,7 +17,9 @@ from vlrep_jax.scores import scores
 from vlrep_jax.weights import writing
 from vlrep_jax.weights.reading import open_pretrained
 
-BATCH = 64  # pictures or texts embedded at once; the last batch is padded, so that one size compiles
+BATCH = (
+    64  # pictures or texts embedded at once; the last batch is padded, so that one size compiles
+)
 
 
 @dataclass(frozen=True)
