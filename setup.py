@@ -21,6 +21,7 @@ INSTALL = [
     "orbax-checkpoint>=0.12.8,<0.13",
     "pillow>=12,<14",
     "rich>=14,<16",
+    "safetensors>=0.5,<0.9",
     "sentencepiece>=0.2.1,<0.3",
     "tensorboardX>=2.6,<3",
     "tensorflow-datasets>=4.9.10,<5",

@@ -19,11 +19,12 @@ FILES = {
 # `models` and `data` are held to more below.
 LAYERS = (
     ("cli",),
+    ("classify",),
     ("run", "plan"),
     ("initial",),
     ("experiment", "weights"),
     ("evaluation", "workdirs", "report"),
-    ("train", "encoder", "checkpoint", "metrics", "recipes"),
+    ("train", "encoder", "checkpoint", "metrics", "recipes", "scores"),
     ("objectives", "evals", "optim", "data"),
     ("parallel",),
     ("losses", "models", "rules"),
