@@ -35,6 +35,6 @@ def get_config():
         "eos_id": 1,
         "lower_case": True,
     }
-    config.image.update({"mode": "squash", "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)})
+    config.image.update(recipes.image_section("ViT-B-16-SigLIP"))
     config.data.transform = {"name": "squash"}
     return config

@@ -127,7 +127,7 @@ def test_everything_that_does_not_fit_is_named(stage_1):
 
 def test_what_is_no_run_or_no_step_of_it_is_refused(stage_1, tmp_path):
     experiment = make_experiment(config())
-    with pytest.raises(FileNotFoundError, match=r"nowhere is not the work directory of a run"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere: no such file or directory"):
         found(tmp_path / "nowhere", experiment)
     with pytest.raises(FileNotFoundError, match=r"No checkpoint of step 7 .*; there are: 3, 4"):
         found(f"{stage_1}@7", experiment)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from golden_presets import GOLDEN
 from tiny_models import (
     EMBED_DIM,
     IMAGE,
@@ -22,7 +23,6 @@ from tiny_models import (
     TOWERS,
     apply,
     compiled,
-    count,
     create,
     embed,
     params_of,
@@ -30,25 +30,14 @@ from tiny_models import (
 )
 
 from vlrep_jax import models
-from vlrep_jax.models import ENCODERS, MODELS, PRESETS
+from vlrep_jax.models import ENCODERS, MODELS, PREPROCESSING, PRESETS
 from vlrep_jax.models.transformer import l2_normalize
+from vlrep_jax.optim import parameter_count
+from vlrep_jax.plan import flops
 
-# (total, image tower, text tower); the logit scale, and bias where there is one, are in the total.
-COUNTS = {
-    "ViT-B-32": (151_277_313, 87_849_216, 63_428_096),
-    "ViT-B-16": (149_620_737, 86_192_640, 63_428_096),
-    "ViT-L-16": (427_739_393, 304_089_088, 123_650_304),
-    "ViT-L-14": (427_616_513, 303_966_208, 123_650_304),
-    "ViT-L-14-336": (427_944_193, 304_293_888, 123_650_304),
-    "ViT-B-16-SigLIP": (203_155_970, 92_884_224, 110_271_744),
-    "vild-article": (149_620_736, 86_192_640, 63_428_096),  # no logit scale
-}
-COUNTS |= {f"{name}-quickgelu": COUNTS[name] for name in COUNTS if f"{name}-quickgelu" in PRESETS}
 # One stack of 12 layers; patches, tokens, positions, modalities, norm, projection; the scale.
 LAYER = 4 * (768 * 768 + 768) + 2 * (768 * 3072) + 3072 + 768 + 4 * 768
 SHARED = 12 * LAYER + 768 * (768 + 49_408 + 196 + 77 + 2) + 2 * 768 + 768 * 512 + 1
-COUNTS["clip-article"] = (SHARED, None, None)
-
 
 # Every entry of the tables.
 
@@ -56,19 +45,46 @@ COUNTS["clip-article"] = (SHARED, None, None)
 def test_every_entry_is_under_contract():
     assert TOWERS.keys() == ENCODERS.keys()
     assert TINY.keys() == MODELS.keys()
-    assert COUNTS.keys() == PRESETS.keys()
+    assert GOLDEN.keys() == PRESETS.keys() == PREPROCESSING.keys()
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_has_its_published_number_of_parameters(name):
+def test_a_preset_has_its_published_number_of_parameters_and_flops(name):
     model = models.create(name)
     size, length = models.input_sizes(model)
     example = jnp.zeros((1, size, size, 3)), jnp.zeros((1, length), jnp.int32)
     params = jax.eval_shape(lambda: model.init(jax.random.key(0), *example)["params"])
-    total, image, text = COUNTS[name]
-    assert count(params) == total
+    total, image, text, *gflops = GOLDEN[name]
+    assert parameter_count(params) == total
     if image is not None:
-        assert (count(params["image"]), count(params["text"])) == (image, text)
+        sides = parameter_count(params["image"]), parameter_count(params["text"])
+        assert sides == (image, text)
+    counted = flops.forward(model, size, length).values()
+    assert [round(value / 1e9, 2) for value in counted] == gflops
+
+
+def test_the_shared_encoder_counts_what_its_parts_do():
+    assert GOLDEN["clip-article"][0] == SHARED
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("ViT-B-32", ("crop", "bicubic", "clip", 0.48145466)),
+        ("RN50-quickgelu", ("crop", "bicubic", "clip", 0.48145466)),
+        ("coca_ViT-L-14", ("crop", "bicubic", "clip", 0.48145466)),
+        ("ViT-H-14-378-quickgelu", ("squash", "bicubic", "clip", 0.48145466)),
+        ("ViT-H-14-CLIPA-336", ("squash", "bilinear", "bert", 0.485)),
+        ("ViT-SO400M-14-SigLIP-384", ("squash", "bicubic", "siglip", 0.5)),
+        ("ViT-gopt-16-SigLIP2-256", ("squash", "bicubic", "siglip2", 0.5)),
+    ],
+)
+def test_a_preset_says_how_its_inputs_are_made(name, expected):
+    found = models.preprocessing(name)
+    keys = ("mode", "interpolation", "tokenizer")
+    assert (*(found[key] for key in keys), found["mean"][0]) == expected
+    with pytest.raises(ValueError, match=f"Unknown preset '{name}x': did you mean '{name}'"):
+        models.preprocessing(f"{name}x")
 
 
 @pytest.mark.parametrize("embed_dim", [EMBED_DIM, None])
@@ -76,7 +92,8 @@ def test_a_preset_has_its_published_number_of_parameters(name):
 def test_a_tower_gives_a_row_of_features_an_input(name, embed_dim):
     module = tower(name, embed_dim=embed_dim)
     out = jax.eval_shape(lambda: module.init_with_output(jax.random.key(0), INPUTS[name])[0])
-    assert (out.shape, out.dtype) == ((3, embed_dim or SIZE["width"]), jnp.float32)
+    width = 32 * TOWERS["resnet"]["width"] if name == "resnet" else SIZE["width"]
+    assert (out.shape, out.dtype) == ((3, embed_dim or width), jnp.float32)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -198,13 +215,18 @@ def test_inputs_of_another_shape_or_dtype_are_refused(name):
 @pytest.mark.parametrize(
     ("name", "changed", "message"),
     [
-        ("vit", {"pool": "max"}, "pool='max'; known: cls, map, mean"),
+        ("vit", {"pool": "max"}, "pool='max'; known: cls, map, mean, patches, queries"),
         ("vit", {"patch_size": 0}, "image_size=8 must be a multiple of patch_size=0"),
         ("vit", {"patch_size": 3}, "image_size=8 must be a multiple of patch_size=3"),
         ("vit", {"heads": 3}, "width=8 must be a multiple of heads=3"),
         ("vit", {"activation": "gelo"}, "activation 'gelo': did you mean 'gelu'"),
         ("vit", {"remat": "ful"}, "remat 'ful': did you mean 'full'"),
-        ("text_transformer", {"pool": "cls"}, "pool='cls'; known: eot, last"),
+        ("text_transformer", {"pool": "map"}, "pool='map'; known: eot, eos, last, cls"),
+        ("resnet", {"image_size": 40}, "image_size=40 must be a multiple of 32"),
+        ("resnet", {"depth": (1, 1, 1)}, r"depth=\(1, 1, 1\) must be .* four stages"),
+        ("resnet", {"width": 5}, "width=5 must be even"),
+        ("resnet", {"remat": "lite"}, "remat='lite'; a ResNet knows: full, none"),
+        ("resnet", {"batch_norm": "none"}, "batch_norm='none'; known: batch, frozen"),
     ],
 )
 def test_an_unknown_value_of_an_option_lists_the_known_ones(name, changed, message):

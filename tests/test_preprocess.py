@@ -1,6 +1,7 @@
 """Evaluation preprocessing against Pillow by hand, and its description in other projects' words."""
 
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -120,6 +121,7 @@ def test_equal_ones_are_equal_and_travel_to_workers():
         ({"short_side": 8}, "short_side=8 must be at least size=16, in mode 'crop'"),
         ({"short_side": 20, "mode": "squash"}, "in mode 'crop'"),
         ({"fill": 256}, "fill=256 must be a level"),
+        ({"rgb": "drop"}, "rgb='drop' is unknown; it is one of white, first, last"),
     ],
 )
 def test_impossible_options_are_told(options, message):
@@ -143,12 +145,12 @@ THROUGH_OPENCLIP = [
 
 @pytest.mark.parametrize("made", THROUGH_HUGGING_FACE, ids=str)
 def test_there_and_back_through_hugging_face(made):
-    assert from_huggingface(to_huggingface(made)) == made
+    assert from_huggingface(to_huggingface(made)) == replace(made, rgb="first")
 
 
 @pytest.mark.parametrize("made", THROUGH_OPENCLIP, ids=str)
 def test_there_and_back_through_openclip(made):
-    assert from_openclip(to_openclip(made)) == made
+    assert from_openclip(to_openclip(made)) == replace(made, rgb="last")
 
 
 def test_older_and_shorter_files_are_read():
@@ -163,12 +165,12 @@ def test_older_and_shorter_files_are_read():
         "resample": 3,
         "size": 224,
     }
-    assert from_huggingface(old) == Preprocess(224, center="floor")
+    assert from_huggingface(old) == Preprocess(224, center="floor", rgb="first")
     siglip = {"image_processor_type": "SiglipImageProcessorFast", "size": {"height": 9, "width": 9}}
-    assert from_huggingface(siglip) == Preprocess(9, "squash", **HALF)
-    assert from_openclip({}, 240) == Preprocess(240)
+    assert from_huggingface(siglip) == Preprocess(9, "squash", **HALF, rgb="first")
+    assert from_openclip({}, 240) == Preprocess(240, rgb="last")
     cfg = {"mean": 0.5, "std": [0.5, 0.5, 0.5], "resize_mode": "squash", "size": [64, 64]}
-    assert from_openclip(cfg, 32) == Preprocess(64, "squash", **HALF)
+    assert from_openclip(cfg, 32) == Preprocess(64, "squash", **HALF, rgb="last")
 
 
 CLIP = {"image_processor_type": "CLIPImageProcessor"}

@@ -3,7 +3,6 @@
 import ast
 import copy
 import functools
-import math
 from dataclasses import fields
 from pathlib import Path
 
@@ -18,11 +17,13 @@ from vlrep_jax.build import plain
 from vlrep_jax.data.preprocess import Preprocess
 from vlrep_jax.data.sources import SOURCES
 from vlrep_jax.experiment import keep_programs, make_experiment, make_tokenizer
+from vlrep_jax.optim import parameter_count
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 # Parameters of every recipe, with its argument if it has one: total, image size, context length.
 GOLDEN = {
     "clip_article.py": (124_195_585, 224, 77),
+    "clip_rn50.py": (102_007_137, 224, 77),
     "clip_vit_b16.py": (149_620_737, 224, 77),
     "clip_vit_b32.py": (151_277_313, 224, 77),
     "clip_vit_l14.py": (427_616_513, 224, 77),
@@ -31,6 +32,7 @@ GOLDEN = {
     "clipa_vit_l16.py": (427_542_017, 112, 16),
     "clipa_vit_l16.py:96": (427_522_561, 96, 8),
     "clipa_vit_l16.py:224": (427_704_833, 224, 32),
+    "coca_vit_b32.py": (253_560_065, 224, 76),
     "flip_vit_l16.py": (427_704_833, 224, 32),
     "flip_vit_l16.py:tune": (427_704_833, 224, 32),
     "quickstart.py": (1_380_993, 48, 16),
@@ -71,6 +73,7 @@ CLIPA = {
     "optimizer.b2": 0.95,
 }
 PAPERS = {
+    "clip_rn50.py": CLIP | {"schedule.peak": 5e-4, "optimizer.b2": 0.999, "optimizer.eps": 1e-8},
     "clip_vit_b16.py": CLIP | {"schedule.peak": 5e-4},
     "clip_vit_b32.py": CLIP | {"schedule.peak": 5e-4},
     "clip_vit_l14.py": CLIP | {"schedule.peak": 4e-4},
@@ -90,6 +93,8 @@ PAPERS = {
     # The articles name no hyper-parameters but the loss and the temperature.
     "clip_article.py": CLIP | {"schedule.peak": 5e-4, "loss.name": "clip_article"},
     "vild_article.py": CLIP | {"schedule.peak": 5e-4, "loss.name": "vild"},
+    # arXiv:2205.01917, section 4.1
+    "coca_vit_b32.py": CLIP | {"captioning_weight": 2.0},
     # arXiv:2303.15343
     "siglip_vit_b16.py": {
         "batch_size": 32_768,
@@ -133,7 +138,7 @@ def test_a_recipe_builds_with_its_golden_count(name):
     """Nothing is allocated, and no data is opened: the paths are a user's to fill in."""
     experiment = make_experiment(load(name))
     params = experiment.abstract_state.params
-    total = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+    total = parameter_count(params)
     assert (total, experiment.image_size, experiment.context_length) == GOLDEN[name]
 
 
@@ -269,6 +274,8 @@ def test_values_that_make_no_sense_are_refused():
         ("parallel.fsdp", 0, "do not fit 8 devices"),
         ("optimizer.clip_norm", 1.0, "config.optimizer has no key 'clip_norm'; clip_norm stands"),
         ("clip_norm", -1.0, "config.clip_norm=-1.0 must not be negative"),
+        ("captioning_weight", -1.0, "config.captioning_weight=-1.0 must not be negative"),
+        ("captioning_weight", 2.0, "captioning_weight=2.0 with DualEncoder: a CoCa's decoder"),
     ]:
         with pytest.raises(ValueError, match=message):
             make_experiment(config(**{path: value}))

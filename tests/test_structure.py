@@ -21,7 +21,7 @@ LAYERS = (
     ("cli",),
     ("run", "plan"),
     ("initial",),
-    ("experiment",),
+    ("experiment", "weights"),
     ("evaluation", "workdirs", "report"),
     ("train", "encoder", "checkpoint", "metrics", "recipes"),
     ("objectives", "evals", "optim", "data"),

@@ -22,7 +22,7 @@ from tiny_models import (
 
 from vlrep_jax.models import MODELS
 from vlrep_jax.models.transformer import ACTIVATIONS, REMAT_POLICIES, Block, Transformer
-from vlrep_jax.models.vit import PatchEmbedding
+from vlrep_jax.models.vit import POOLS, PatchEmbedding
 
 # What a text tower sees.
 
@@ -46,6 +46,32 @@ def test_a_bidirectional_tower_pooled_at_the_last_position_sees_all_tokens():
         other = TOKENS.copy()
         other[:, position] = 2
         assert (run({"params": params}, other) != found).any(axis=1).all(), position
+
+
+def test_pooling_at_an_id_takes_its_first_place():
+    """Wherever larger ids stand; a text without it gives its first position."""
+    end, largest = (tower("text_transformer", pool=pool, eos_id=7) for pool in ("eos", "eot"))
+    params = drawn(end, TOKENS)
+    tokens = np.array([[3, 7, 9, 7, 0, 0], [1, 2, 3, 4, 5, 6]], np.int32)
+    found = apply(end, params, tokens)
+    # The tower is causal: what a position gives is known from the text that ends there.
+    cut = np.where(np.arange(6)[None] <= np.array([1, 0])[:, None], tokens, 0)
+    np.testing.assert_allclose(found, apply(largest, params, cut), rtol=1e-5, atol=1e-6)
+
+
+def test_a_class_token_sees_the_text_and_one_padding_token():
+    module = tower("text_transformer", pool="cls")
+    params = drawn(module, TOKENS)
+    run = jax.jit(module.apply)
+    tokens = np.array([[3, 4, 5, 0, 0, 0], [3, 4, 5, 6, 7, 8]], np.int32)
+    found = run({"params": params}, tokens)
+    seen = []
+    for position in range(7):
+        changed = {**params, "positional_embedding": params["positional_embedding"].copy()}
+        changed["positional_embedding"][position, 0] += 1
+        seen.append((np.abs(run({"params": changed}, tokens) - found).max(axis=1) > 1e-6).tolist())
+    assert [row for row, _ in seen] == [True, True, True, True, False, False, True]
+    assert all(row for _, row in seen)
 
 
 def test_the_shared_encoder_never_sees_padding():
@@ -193,11 +219,11 @@ def test_the_patch_embedding_is_a_strided_convolution():
     np.testing.assert_allclose(found, expected.reshape(3, 4, 5), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("pool", ["cls", "map", "mean"])
+@pytest.mark.parametrize("pool", POOLS)
 def test_every_pool_reads_every_patch(pool):
-    module = tower("vit", pool=pool, patch_bias=True, pre_norm=False)
+    module = tower("vit", pool=pool, patch_bias=True, pre_norm=False, queries=3, pool_heads=2)
     params = drawn(module, IMAGES)
-    assert ("class_embedding" in params) == (pool == "cls")
+    assert ("class_embedding" in params) == (pool in ("cls", "patches", "queries"))
     run = jax.jit(module.apply)
     found = run({"params": params}, IMAGES)
     for row, column in product((0, 4), (0, 4)):
@@ -205,6 +231,45 @@ def test_every_pool_reads_every_patch(pool):
         other[:, row : row + 4, column : column + 4] += 1
         changed = np.abs(run({"params": params}, other) - found).max(axis=1)
         assert (changed > 1e-3).all(), (row, column)
+
+
+def test_the_mean_of_patches_is_normalised_after_it_is_taken_and_leaves_the_class_token_out():
+    """Layers that add nothing: by hand from the patch embedding."""
+    module = tower("vit", pool="patches", pre_norm=False, embed_dim=None)
+    params = drawn(module, IMAGES)
+    layers = params["transformer"]["layers"]
+    layers["attn"]["out"] = jax.tree.map(np.zeros_like, layers["attn"]["out"])
+    layers["mlp"]["fc2"] = jax.tree.map(np.zeros_like, layers["mlp"]["fc2"])
+    kernel = params["patch_embedding"]["kernel"].reshape(48, 8)
+    patches = IMAGES.reshape(3, 2, 4, 2, 4, 3).swapaxes(2, 3).reshape(3, 4, 48) @ kernel
+    mean = (patches + params["positional_embedding"][1:][None]).mean(axis=1)
+    centred = mean - mean.mean(axis=1, keepdims=True)
+    unit = centred / np.sqrt((centred**2).mean(axis=1, keepdims=True) + 1e-5)
+    expected = unit * params["ln_post"]["scale"][None] + params["ln_post"]["bias"][None]
+    np.testing.assert_allclose(apply(module, params, IMAGES), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_pixels_that_fill_no_patch_are_never_seen():
+    module = tower("vit", patch_size=3, drop_edge=True)
+    params = drawn(module, IMAGES)
+    assert params["positional_embedding"].shape == (1 + 2 * 2, 8)
+    changed = IMAGES.copy()
+    changed[:, 6:], changed[:, :, 6:] = 7, 7
+    found = apply(module, params, IMAGES)
+    np.testing.assert_array_equal(found, apply(module, params, changed))
+    changed[:, 5, 5] = 7
+    assert (apply(module, params, changed) != found).any(axis=1).all()
+
+
+def test_tokens_for_a_decoder_come_from_the_pools_that_have_them():
+    image = tower("vit", pool="queries", queries=4, pool_heads=2)
+    params = drawn(image, IMAGES)
+    features, tokens = apply(partial(image.apply, with_tokens=True), params, IMAGES)
+    np.testing.assert_array_equal(features, apply(image, params, IMAGES))
+    assert tokens.shape == (3, 3, 6)
+    for name, inputs in (("vit", IMAGES), ("text_transformer", TOKENS)):
+        with pytest.raises(ValueError, match="A decoder reads tokens of pool="):
+            tower(name).init(jax.random.key(0), inputs, with_tokens=True)
 
 
 def test_activations_have_their_textbook_values():

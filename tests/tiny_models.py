@@ -3,7 +3,6 @@
 Compiling is all that such tests cost, so a model is compiled once for all that apply it.
 """
 
-import math
 from functools import cache
 
 import jax
@@ -17,7 +16,9 @@ TEXT = {"vocab_size": 20, "context_length": 6}
 SIZE = {"width": 8, "depth": 2, "heads": 2}
 EMBED_DIM = 6
 END = 19  # the end-of-text id is the largest
+RESNET = {"image_size": 32, "width": 4, "depth": (1, 1, 1, 1), "heads": 2}
 TOWERS = {
+    "resnet": {**RESNET, "embed_dim": EMBED_DIM},
     "vit": {**IMAGE, **SIZE, "embed_dim": EMBED_DIM},
     "text_transformer": {**TEXT, **SIZE, "embed_dim": EMBED_DIM},
 }
@@ -25,7 +26,13 @@ PAIR = {
     "image": {"name": "vit", **TOWERS["vit"]},
     "text": {"name": "text_transformer", **TOWERS["text_transformer"]},
 }
+CAPTIONS = {
+    "image": PAIR["image"] | {"pool": "queries", "queries": 4, "pool_heads": 2},
+    "text": PAIR["text"] | {"pool": "cls"},
+    "decoder": {"name": "caption_decoder", "vocab_size": 20, **SIZE},
+}
 TINY = {
+    "coca": CAPTIONS,
     "dual_encoder": PAIR,
     "vild": PAIR,
     "shared_encoder": {**IMAGE, **TEXT, **SIZE, "embed_dim": EMBED_DIM},
@@ -33,7 +40,8 @@ TINY = {
 
 IMAGES = np.float32(np.random.default_rng(0).normal(size=(3, 8, 8, 3)))
 TOKENS = np.array([[3, 4, END, 0, 0, 0], [1, END, 0, 0, 0, 0], [7, 6, 5, 4, 3, END]], np.int32)
-INPUTS = {"vit": IMAGES, "text_transformer": TOKENS}
+LARGER = np.float32(np.random.default_rng(1).normal(size=(3, 32, 32, 3)))
+INPUTS = {"resnet": LARGER, "vit": IMAGES, "text_transformer": TOKENS}
 
 
 def tower(name, **changed):
@@ -75,7 +83,3 @@ def compiled(model, train=False):
 
 def embed(name, images=IMAGES, tokens=TOKENS, **changed):
     return compiled(create(name, **changed))(params_of(name), images, tokens)
-
-
-def count(params):
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))

@@ -18,6 +18,8 @@ REQUIRED = {
     "eval": ("--workdir",),
     "embed": ("--workdir", "--images or --texts", "--out"),
     "plan": ("--config", "--topology"),
+    "convert": ("--layout",),
+    "classify": ("--model", "--images", "--labels"),
 }
 CONFIG_HELP = (
     "--config.KEY=VALUE changes one value of the recipe, for example --config.seed=1 or "
@@ -100,6 +102,39 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         help="do not look for what would make a step fit that does not",
     )
 
+    convert = _command(
+        commands, "convert", _convert, "Write a model in another project's layout, without torch."
+    )
+    convert.usage = "vlrep convert SRC DST --layout=NAME [--preset=NAME]"
+    convert.add_argument("src", metavar="SRC", help="a model's files, or the DIR of a training run")
+    convert.add_argument("dst", metavar="DST", help="file or directory to write; not there yet")
+    convert.add_argument(
+        "--layout", metavar="NAME", help="huggingface, openclip, openai or big_vision"
+    )
+    convert.add_argument(
+        "--preset", metavar="NAME", help="architecture, such as ViT-B-32, where SRC does not say"
+    )
+
+    classify = _command(
+        commands, "classify", _classify, "Say which of some labels fits each picture."
+    )
+    classify.usage = (
+        'vlrep classify --model=PATH --images=GLOB --labels="a cat,a dog" '
+        "[--templates=...] [--json]"
+    )
+    classify.add_argument(
+        "--model", metavar="PATH", help="a model's files, or the DIR of a training run"
+    )
+    classify.add_argument("--images", metavar="GLOB", help="picture files, such as 'photos/*.png'")
+    classify.add_argument("--labels", metavar="A,B,...", help="names, separated by commas")
+    classify.add_argument(
+        "--templates",
+        metavar="T;T;...",
+        default="{}",
+        help="prompts, such as 'a photo of a {}.;a drawing of a {}.'; a label is their mean",
+    )
+    classify.add_argument("--json", action="store_true", help="print one JSON object a picture")
+
     args, rest = parser.parse_known_args(argv)
     config_args = [arg for arg in rest if arg.startswith("--config.")]
     unknown = [arg for arg in rest if arg not in config_args]
@@ -174,6 +209,37 @@ def _embed(args, config_args):
         step=args.step,
     )
     return 0
+
+
+def _convert(args, config_args):
+    from vlrep_jax import weights
+
+    _no_config(args, config_args)
+    loaded = weights.load(args.src, args.preset)
+    weights.save(args.dst, loaded, args.layout)
+    size = models_size(loaded.params)
+    print(f"Wrote {args.dst} ({args.layout}): {size:,} parameters of {args.src}.")
+    return 0
+
+
+def _classify(args, config_args):
+    from vlrep_jax import classify
+    from vlrep_jax.run import files_of
+
+    _no_config(args, config_args)
+    classify.run(
+        args.model,
+        files_of(args.images),
+        args.labels.split(","),
+        templates=args.templates.split(";"),
+        as_json=args.json,
+    )
+    return 0
+
+
+def _no_config(args, config_args):
+    if config_args:
+        raise ValueError(f"vlrep {args.command} takes no {config_args[0]!r}.")
 
 
 def _plan(args, config_args):

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from vlrep_jax import models, optim, recipes
 from vlrep_jax.build import bind, build, check_options, find, near, plain
+from vlrep_jax.collectives import global_sum
 from vlrep_jax.data.caption_choice import CAPTIONS
 from vlrep_jax.data.pipeline import Batches, train_batches
 from vlrep_jax.data.preprocess import Preprocess
@@ -22,9 +23,10 @@ from vlrep_jax.data.tokenizers import TOKENIZERS, Tokenizer, train_bpe
 from vlrep_jax.data.transforms import TRANSFORMS
 from vlrep_jax.encoder import Encoder, make_encoder
 from vlrep_jax.evaluation import Evaluations
-from vlrep_jax.losses import LOSSES
-from vlrep_jax.objectives import contrastive, freeze, normalizer
+from vlrep_jax.losses import LOSSES, captioning
+from vlrep_jax.objectives import captioned, contrastive, freeze, normalizer
 from vlrep_jax.parallel import (
+    BATCH_AXES,
     batch_sharding,
     check_divides,
     jit_step,
@@ -37,6 +39,7 @@ from vlrep_jax.parallel import (
     put_pmap_batch,
     shardings,
 )
+from vlrep_jax.rules import match_rules
 from vlrep_jax.train import TrainState, init_state, make_train_step
 
 WIRINGS = ("jit", "pmap")
@@ -86,7 +89,7 @@ class Experiment:
 
     def summary(self) -> str:
         """One line on what is about to train where."""
-        size = sum(leaf.size for leaf in jax.tree.leaves(self.abstract_state.params))
+        size = optim.parameter_count(self.abstract_state.params)
         kind = self.mesh.devices.flat[0].device_kind
         return (
             f"{size:,} parameters, {self.mesh.size} x {kind} ({self.config.parallel.wiring}), "
@@ -176,10 +179,16 @@ def make_experiment(config: ConfigDict, devices: Sequence[jax.Device] | None = N
         clip_norm=config.clip_norm or None,
         **optimizer,
     )
-    bound_loss = bind(LOSSES, config.loss, "loss")
-    loss = (
-        partial(bound_loss, axis_name="data") if pmapped else per_shard(bound_loss, mesh, batched=2)
-    )
+    axis_name = "data" if pmapped else BATCH_AXES
+
+    def over_shards(loss):
+        if pmapped:
+            return partial(loss, axis_name=axis_name)
+        return per_shard(loss, mesh, batched=2)
+
+    losses = [over_shards(bind(LOSSES, config.loss, "loss"))]
+    if config.captioning_weight:
+        losses.append(over_shards(captioning))
     init = partial(init_state, init_params, tx, config.seed, ema=config.ema_decay > 0)
     shapes = jax.eval_shape(init)
     if pmapped:
@@ -188,9 +197,13 @@ def make_experiment(config: ConfigDict, devices: Sequence[jax.Device] | None = N
     else:
         layout = shardings(shapes, mesh, [tuple(rule) for rule in config.parallel.rules])
         place = {"place": partial(on_own_rows, mesh=mesh, layout=layout.params)}
-    objective = contrastive(
-        model,
-        loss,
+    _check_parts(config, model, params)
+    objective_of = contrastive
+    if config.captioning_weight:
+        objective_of = partial(captioned, weight=config.captioning_weight)
+    objective = objective_of(
+        models.synchronized(model, partial(global_sum, axis_name=axis_name)),
+        *losses,
         _normalizer(config),
         chunks=config.chunks,
         microbatch=config.microbatch,
@@ -200,7 +213,7 @@ def make_experiment(config: ConfigDict, devices: Sequence[jax.Device] | None = N
         freeze(objective, config.freeze),
         tx,
         seed=config.seed,
-        axis_name="data" if pmapped else None,
+        axis_name=axis_name if pmapped else None,
         project=_projection(config, params),
         ema_decay=config.ema_decay,
     )
@@ -246,7 +259,7 @@ def check_keys(config: ConfigDict) -> None:
     for key in COUNTS:
         if config[key] < 1:
             raise ValueError(f"config.{key}={config[key]} must be at least 1.")
-    for key in ("seed", "max_logit_scale", "clip_norm"):
+    for key in ("seed", "max_logit_scale", "clip_norm", "captioning_weight"):
         if config[key] < 0:
             raise ValueError(f"config.{key}={config[key]} must not be negative.")
     for key, size in config.microbatch.items():
@@ -282,6 +295,12 @@ def check_vocabulary(tokenizer: Tokenizer, model) -> None:
             f"{tokenizer.eos_id} of {tokenizer.vocab_size}: set config.model.text.pool='last', or "
             "use the tokenizer 'clip' or 'bpe'."
         )
+    for key, pool in (("eos_id", "eos"), ("pad_id", "cls")):
+        if getattr(text, "pool", "") == pool and getattr(text, key) != getattr(tokenizer, key):
+            raise ValueError(
+                f"The text tower has {key}={getattr(text, key)}, but this tokenizer's is "
+                f"{getattr(tokenizer, key)}: set config.model.text.{key}."
+            )
     if isinstance(model, models.SharedEncoder) and tokenizer.pad_id != 0:
         raise ValueError(
             f"The shared encoder takes id 0 for padding, but this tokenizer pads with "
@@ -291,6 +310,22 @@ def check_vocabulary(tokenizer: Tokenizer, model) -> None:
         raise ValueError(
             f"The tokenizer has {tokenizer.vocab_size} ids, but the model's vocab_size is {rows}: "
             "set it to as many."
+        )
+
+
+def _check_parts(config, model, params):
+    """Raises ValueError where a part of the model would be trained otherwise than it looks."""
+    if isinstance(model, models.CoCa) != bool(config.captioning_weight):
+        raise ValueError(
+            f"config.captioning_weight={config.captioning_weight} with {type(model).__name__}: a "
+            "CoCa's decoder learns by it (2.0 in the paper), and other models have none (0.0)."
+        )
+    running = jax.tree.leaves(optim.running_statistics(params))
+    frozen = jax.tree.leaves(match_rules([(rule, True) for rule in config.freeze], params, False))
+    if models.trains_batch_norm(model) and any(map(min, running, frozen)):
+        raise ValueError(
+            "config.freeze holds running statistics that training would move: set "
+            "config.model.image.batch_norm='frozen' too."
         )
 
 

@@ -1,52 +1,60 @@
-"""`config.init_from`: the parameters that a run begins with, from a run that was trained before.
+"""`config.init_from`: the parameters that a run begins with, of a run or of a published model.
 
 Training in stages (FLIP's unmasked tuning, CLIPA's full resolution, CLIP's L/14@336) is a run each,
 with its own recipe and work directory; this is all that passes from one to the next.
 """
 
-from collections.abc import Callable
-from contextlib import closing
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from vlrep_jax.checkpoint import Checkpoints
-from vlrep_jax.data.tokenizers import Tokenizer, load_tokenizer
+from vlrep_jax.data.tokenizers import Tokenizer
 from vlrep_jax.experiment import make_tokenizer
 from vlrep_jax.models.positions import fit_text_positions, resize_image_positions
 from vlrep_jax.rules import path_of
 from vlrep_jax.train import TrainState
+from vlrep_jax.weights.reading import Opened, by_path, open_pretrained
 
-# Parameters whose number of rows may differ: those of `ViT` and `TextTransformer`, and the shared
-# encoder's.
-IMAGE_POSITIONS = ("image/positional_embedding", "image_positions")
+# Parameters whose number of rows may differ: those of the towers, and the shared encoder's.
+IMAGE_POSITIONS = (
+    "image/positional_embedding",
+    "image/pool/positional_embedding",
+    "image_positions",
+)
 TEXT_POSITIONS = ("text/positional_embedding", "text_positions")
 
 
 @dataclass(frozen=True)
 class Initial:
-    """A checkpoint whose parameters fit a model, but for position embeddings of other sizes.
+    """A trained model whose parameters fit another, but for those that begin anew.
 
     Attributes:
-      workdir, step: where it is.
+      opened: the trained model.
       resized: path of each parameter that changes its size -> words on how.
+      drawn: paths of the model's parameters that begin anew.
+      left: paths of the trained parameters that are not taken.
       last_is_read: see `fit_text_positions`.
     """
 
-    workdir: Path
-    step: int
+    opened: Opened
     resized: dict[str, str]
+    drawn: tuple[str, ...]
+    left: tuple[str, ...]
     last_is_read: bool
 
     def summary(self) -> str:
         """One line on what a run begins with."""
-        changes = "; ".join(f"{path} {how}" for path, how in self.resized.items())
-        return f"Parameters of {self.workdir}, step {self.step}" + (
-            f": {changes}." if changes else "."
-        )
+        changes = [f"{path} {how}" for path, how in self.resized.items()]
+        if self.drawn:
+            changes.append(f"begun anew: {_listing(self.drawn)}")
+        if self.left:
+            changes.append(f"not taken: {_listing(self.left)}")
+        listing = "; ".join(changes)
+        return f"Parameters of {self.opened.path}" + (f": {listing}." if changes else ".")
 
     def tokenizer(self, config: ConfigDict) -> Tokenizer:
         """The tokenizer that the parameters were trained with.
@@ -54,26 +62,30 @@ class Initial:
         Raises:
           ValueError: the config names another one: its ids would mean other words.
         """
-        trained = load_tokenizer(self.workdir / "tokenizer.json")
+        trained = self.opened.tokenizer()
+        if trained is None or _is_text(self.drawn):
+            return make_tokenizer(config)
         # 'bpe' names no vocabulary, only how to learn one; what was learnt there is taken over.
         if config.tokenizer.get("name") == trained.kind == "bpe":
             return trained
         own = make_tokenizer(config)
         if own.fingerprint() != trained.fingerprint():
             raise ValueError(
-                f"config.tokenizer is {own.kind!r}, but the token ids of {self.workdir} are those "
-                f"of another ({trained.kind!r}, {self.workdir / 'tokenizer.json'}): use that one, "
-                "or begin without config.init_from."
+                f"config.tokenizer is {own.kind!r}, but the token ids of {self.opened.path} are "
+                f"those of another ({trained.kind!r}): use that one, or begin without "
+                "config.init_from."
             )
         return own
 
     def state(self, drawn: TrainState) -> TrainState:
-        """The state before the first step with the checkpoint's parameters, laid out as `drawn`."""
-        with closing(Checkpoints(self.workdir, read_only=True)) as checkpoints:
-            loaded = checkpoints.parameters(self.step)
+        """The state before the first step with the trained parameters, laid out as `drawn`."""
+        loaded = by_path(self.opened.read())
 
-        def placed(key_path, leaf, value):
-            fit = _FITS.get(path_of(key_path))
+        def placed(key_path, leaf):
+            path = path_of(key_path)
+            if path in self.drawn:
+                return leaf
+            value, fit = loaded.pop(path), _FITS.get(path)
             if fit and value.shape != leaf.shape:
                 fit = jax.jit(fit, static_argnums=2, out_shardings=leaf.sharding)
                 return fit(value, leaf, self.last_is_read)
@@ -81,48 +93,56 @@ class Initial:
             value = value.astype(leaf.dtype)
             return jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda i: value[i])
 
-        params = jax.tree_util.tree_map_with_path(placed, drawn.params, loaded)
+        params = jax.tree_util.tree_map_with_path(placed, drawn.params)
         # No optimizer's state begins with values of the parameters, so the rest stays.
         ema = None if drawn.ema is None else jax.tree.map(jnp.copy, params)
         return drawn._replace(params=params, ema=ema)
 
 
-def find_initial(init_from: str, params, model) -> Initial:
-    """Finds a checkpoint and compares what it holds with what a model needs; reads no values yet.
+def find_initial(init_from: str, params, model, *, skip: Sequence[str] = ()) -> Initial:
+    """Finds a trained model and compares it with what a model needs; reads no values yet.
 
     Args:
-      init_from: 'WORKDIR', its newest checkpoint, or 'WORKDIR@STEP'. A moving average of the
-        parameters is taken before the parameters themselves, as evaluations do.
+      init_from: what `weights.load` takes: a work directory ('WORKDIR', its newest checkpoint, or
+        'WORKDIR@STEP'; a moving average of the parameters is taken before the parameters
+        themselves, as evaluations do), or the files of a published model.
       params: tree of the model's parameters, as shapes.
       model: made by `models.create`.
+      skip: patterns over parameter paths, of either side, that begin anew or are not taken:
+        ('text/.*',) takes over the image tower alone, ('.*/projection/.*',) draws new heads.
 
     Raises:
-      FileNotFoundError: no such run or checkpoint.
+      FileNotFoundError: no such run, checkpoint or file.
       ValueError: it does not fit; every parameter that is missing, left over or of another shape
-        is named.
+        is named. Or a pattern matches nothing.
     """
-    name, at, number = init_from.rpartition("@")
-    workdir, step = (
-        (Path(name), int(number)) if at and number.isdigit() else (Path(init_from), None)
+    try:
+        opened = open_pretrained(init_from)
+    except (ValueError, FileNotFoundError) as error:
+        raise type(error)(f"config.init_from={init_from}: {error}") from error
+    needed = {path: tuple(leaf.shape) for path, leaf in by_path(params).items()}
+    found = opened.shapes()
+    skipped = {path for path in {*found, *needed} if any(re.fullmatch(p, path) for p in skip)}
+    for pattern in skip:
+        if not any(re.fullmatch(pattern, path) for path in skipped):
+            raise ValueError(f"config.init_skip: {pattern!r} matches no parameter.")
+    problems, resized = _compare(
+        {path: shape for path, shape in found.items() if path not in skipped},
+        {path: shape for path, shape in needed.items() if path not in skipped},
     )
-    if not (workdir / "checkpoints").is_dir() or not (workdir / "tokenizer.json").is_file():
-        raise FileNotFoundError(
-            f"config.init_from={init_from}: {workdir} is not the work directory of a run with a "
-            "checkpoint."
-        )
-    with closing(Checkpoints(workdir, read_only=True)) as checkpoints:
-        if not checkpoints.steps():
-            raise FileNotFoundError(f"config.init_from={init_from}: there is no checkpoint yet.")
-        step = checkpoints.steps()[-1] if step is None else step
-        found = _by_path(checkpoints.parameter_shapes(step))
-    needed = _by_path(params)
-    problems, resized = _compare(found, needed)
     if problems:
         raise ValueError(
-            f"config.init_from={init_from} does not fit config.model: {'; '.join(problems)}."
+            f"config.init_from={init_from} does not fit config.model: {'; '.join(problems)}. "
+            "config.init_skip names what is to begin anew or not to be taken."
         )
     pool = getattr(getattr(model, "text", model), "pool", "")
-    return Initial(workdir, step, resized, last_is_read=pool == "last")
+    return Initial(
+        opened,
+        resized,
+        drawn=tuple(sorted(skipped & needed.keys())),
+        left=tuple(sorted(skipped & found.keys())),
+        last_is_read=pool in ("last", "cls"),
+    )
 
 
 def _compare(found, needed):
@@ -158,6 +178,16 @@ _FITS: dict[str, Callable] = {
 }
 
 
-def _by_path(tree):
-    """{path: shape} of a tree of arrays or shapes."""
-    return {path_of(p): tuple(leaf.shape) for p, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+def _is_text(paths):
+    """Whether the token embedding is among some parameters: ids mean nothing to a new one."""
+    return any("token_embedding" in path for path in paths)
+
+
+def _listing(paths):
+    """Paths in words: whole towers by their name, the rest one by one."""
+    heads = {}
+    for path in paths:
+        heads.setdefault("/".join(path.split("/")[:2]), []).append(path)
+    return ", ".join(
+        one[0] if len(one) == 1 else f"{head} ({len(one)})" for head, one in heads.items()
+    )

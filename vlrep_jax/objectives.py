@@ -5,8 +5,12 @@ from collections.abc import Callable, Mapping, Sequence
 import jax
 import jax.numpy as jnp
 
+from vlrep_jax.losses.captioning import token_costs
+from vlrep_jax.models import RUNNING, trains_batch_norm
 from vlrep_jax.rules import match_rules
 
+# (params, batch, key) -> (value, metrics). Beside numbers the metrics of a model whose batch norms
+# train hold `RUNNING`, a part of the tree of parameters: what replaces its running statistics.
 Objective = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
 
 
@@ -107,46 +111,111 @@ def contrastive(
       normalize: applied to `batch['image']` first.
       chunks: rows are embedded in so many parts with cached gradients, see `chunked`.
       microbatch: of each part so many rows at a time, for 'image' and 'text'; see `microbatched`.
-      place: what runs encode(params, pairs, key) -> (image, text) where the rows are, such as
-        `parallel.on_own_rows` with its mesh bound.
+      place: what runs encode(params, pairs, key) -> (rows, running statistics) where the rows are,
+        such as `parallel.on_own_rows` with its mesh bound.
 
     Returns:
       objective(params, batch, key) -> (value, metrics). The batch holds `image`, `text` and, where
       there are any, `pair_ids` and `weights`, which the loss is given by name.
+
+    Raises:
+      ValueError: parts of a batch for a model whose batch norms train: they would normalise each
+        with its own statistics.
     """
     microbatch = {"image": 0, "text": 0} | dict(microbatch or {})
+    if trains_batch_norm(model) and (chunks > 1 or microbatch["image"]):
+        raise ValueError(
+            f"Batch norm needs all images at once, not chunks={chunks} and "
+            f"microbatch.image={microbatch['image']}: set them to 1 and 0, or the image tower's "
+            "batch_norm='frozen'."
+        )
 
     def encode(params, pairs, key):
         def image(pixels, key):
             # Of few rows: in float32 they are 4 times as large.
-            return apply("encode_image", normalize(pixels), key)
+            return _apply(model, params, key, normalize(pixels), method="encode_image")
 
         def text(tokens, key):
-            return apply("encode_text", tokens, key)
-
-        def apply(method, inputs, key):
-            rngs = {"dropout": key}
-            return model.apply({"params": params}, inputs, train=True, rngs=rngs, method=method)
+            return _apply(model, params, key, tokens, method="encode_text")[0]
 
         def both(pairs, key):
             # Two keys: one transformer may serve both sides.
             image_key, text_key = jax.random.split(key)
-            return (
-                microbatched(image, microbatch["image"])(pairs["image"], image_key),
-                microbatched(text, microbatch["text"])(pairs["text"], text_key),
-            )
+            images, running = microbatched(image, microbatch["image"])(pairs["image"], image_key)
+            texts = microbatched(text, microbatch["text"])(pairs["text"], text_key)
+            return (images, texts), running
 
         return chunked(both, chunks)(pairs, key)
 
     def objective(params, batch, key):
         pairs = {name: batch[name] for name in ("image", "text")}
-        image, text = place(encode)(params, pairs, key)
+        (image, text), running = place(encode)(params, pairs, key)
         scale, bias = model.apply({"params": params}, method="scale_and_bias")
         named = {name: batch[name] for name in ("pair_ids", "weights") if name in batch}
         value, metrics = loss(image, text, scale, bias, **named)
+        metrics = {"loss": value, "logit_scale": scale, **metrics}
+        return value, metrics | ({RUNNING: running} if running else {})
+
+    return objective
+
+
+def captioned(
+    model,
+    loss: Callable,
+    captioning: Callable,
+    normalize: Callable = lambda images: images,
+    *,
+    weight: float = 2.0,
+    chunks: int = 1,
+    microbatch: Mapping[str, int] | None = None,
+    place: Callable = lambda encode: encode,
+) -> Objective:
+    """CoCa's objective: the contrastive loss + weight * the captioning loss (arXiv:2205.01917).
+
+    Args:
+      model: a `models.CoCa`.
+      captioning: `losses.captioning` with its axis bound, or as an island made by `per_shard`.
+      weight: of the captioning loss; the paper's is 2.
+      microbatch: pairs go through all three parts together, so 'image' counts for both sides.
+      the others: as in `contrastive`.
+
+    Returns:
+      As `contrastive`; the metrics add the two terms, `contrastive` and `captioning`.
+    """
+    at_once = dict(microbatch or {}).get("image", 0)
+
+    def encode(params, pairs, key):
+        def rows(pairs, key):
+            images, tokens = normalize(pairs["image"]), pairs["text"]
+            out, _ = _apply(model, params, key, images, tokens)
+            # Of few rows: logits are the largest thing there is.
+            costs = token_costs(out.logits, tokens[:, 1:], pad_id=model.text.pad_id)
+            return out.image, out.text, *costs
+
+        return chunked(microbatched(rows, at_once), chunks)(pairs, key), {}
+
+    def objective(params, batch, key):
+        pairs = {name: batch[name] for name in ("image", "text")}
+        (image, text, costs, counts), _ = place(encode)(params, pairs, key)
+        scale, bias = model.apply({"params": params}, method="scale_and_bias")
+        named = {name: batch[name] for name in ("pair_ids", "weights") if name in batch}
+        pairwise, metrics = loss(image, text, scale, bias, **named)
+        weights = {"weights": batch["weights"]} if "weights" in batch else {}
+        caption, caption_metrics = captioning(costs, counts, **weights)
+        value = pairwise + weight * caption
+        metrics = {"contrastive": jax.lax.stop_gradient(pairwise), **metrics, **caption_metrics}
         return value, {"loss": value, "logit_scale": scale, **metrics}
 
     return objective
+
+
+def _apply(model, params, key, *inputs, method=None):
+    """(result in training, new running statistics, an empty dict where there are none)."""
+    rngs = {"dropout": key}
+    out, updated = model.apply(
+        {"params": params}, *inputs, train=True, rngs=rngs, method=method, mutable=[RUNNING]
+    )
+    return out, updated.get(RUNNING, {})
 
 
 def freeze(objective: Objective, rules: Sequence[str]) -> Objective:

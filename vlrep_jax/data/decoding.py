@@ -38,6 +38,15 @@ def decode(data, max_pixels=MAX_PIXELS):
         BadImage: with reason `empty`, `format` (unknown or not allowed), `too_large`, `too_small`
             (a side of one pixel), `truncated`, `corrupt` or `not_finite`.
     """
+    return _checked(data, max_pixels, lambda image: to_rgb(_upright(image)))
+
+
+def open_picture(data, max_pixels=MAX_PIXELS):
+    """Decodes an untrusted picture as it is, to a PIL image; errors as `decode`."""
+    return _checked(data, max_pixels, lambda image: image)
+
+
+def _checked(data, max_pixels, convert):
     if not data:
         raise BadImage("empty")
     try:
@@ -52,7 +61,7 @@ def decode(data, max_pixels=MAX_PIXELS):
         raise BadImage("too_small", f"{image.width}x{image.height}")
     try:
         image.load()
-        return to_rgb(_upright(image))
+        return convert(image)
     except BadImage:
         raise
     except Exception as error:  # decoders raise anything on mutated bytes
@@ -84,9 +93,14 @@ def to_rgb(image):
             pixels = pixels / 257
         grey = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=-1)
+    return np.array(on_white(image))
+
+
+def on_white(image):
+    """A PIL picture as RGB, with what is transparent laid on white."""
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         image = image.convert("RGBA")
         ground = Image.new("RGBA", image.size, "white")
         ground.alpha_composite(image)
         image = ground
-    return np.array(image.convert("RGB"))
+    return image.convert("RGB")

@@ -5,18 +5,19 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from vlrep_jax.data.decoding import MAX_PIXELS, BadImage, decode, to_rgb
+from vlrep_jax.data.decoding import MAX_PIXELS, BadImage, decode, on_white, open_picture, to_rgb
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 MODES = ("crop", "squash", "pad")
 CENTERS = ("round", "floor")
+RGB = ("white", "first", "last")
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -29,11 +30,9 @@ INTERPOLATIONS = {
 class Preprocess:
     """Evaluation preprocessing: a picture in, uint8[size, size, 3] out.
 
-    Given RGB pixels, the result is that of the originals, byte by byte: OpenAI's and OpenCLIP's
-    transforms (torchvision on Pillow), Hugging Face's `CLIPImageProcessorPil` and
-    `SiglipImageProcessorPil`. It differs from them before that: a file is turned upright as its
-    EXIF block says, transparency is laid on white (they drop it, which uncovers what lies beneath),
-    16 bits are scaled to 8, and other modes become RGB before they are resized, not after.
+    The result is that of the originals, byte by byte: OpenAI's and OpenCLIP's transforms
+    (torchvision on Pillow), Hugging Face's `CLIPImageProcessorPil` and `SiglipImageProcessorPil`.
+    Pictures that are not RGB they treat each in its own way, see `rgb`.
 
     Attributes:
         size: pixels of a side of the result.
@@ -46,6 +45,12 @@ class Preprocess:
         center: of `crop`, where an odd number of pixels is cut off: `round` puts the half pixel
             where Python's round does (OpenAI, OpenCLIP), `floor` up and left (Hugging Face).
         fill: of `pad`, 0 to 255.
+        rgb: what is done about files and PIL images that are not RGB. `white`, as training here
+            does: files are turned upright as their EXIF block says, transparency is laid on white,
+            16 bits are scaled to 8. `first` (Hugging Face) does as much about transparency, but
+            neither turns nor scales. `last` (OpenAI, OpenCLIP) converts after it has resized, so
+            that palettes are resized by their nearest neighbours, and drops transparency, which
+            uncovers what lies beneath.
 
     Raises:
         ValueError: an unknown or impossible option.
@@ -59,9 +64,11 @@ class Preprocess:
     short_side: int = 0
     center: str = "round"
     fill: int = 0
+    rgb: str = "white"
 
     def __post_init__(self):
         known = {"mode": MODES, "interpolation": INTERPOLATIONS, "center": CENTERS}
+        known["rgb"] = RGB
         for name, values in known.items():
             value = getattr(self, name)
             if value not in values:
@@ -96,10 +103,13 @@ class Preprocess:
             FileNotFoundError: there is no such file.
             ValueError: an array of another type or shape.
         """
-        pixels = _pixels(image)
+        picture = self._opened(image)
+        if self.mode == "pad":
+            return self._padded(picture)
+        size = self.size
         if self.mode == "squash":
-            return self._resized(pixels, self.size, self.size)
-        return self._cropped(pixels) if self.mode == "crop" else self._padded(pixels)
+            return _rgb(self._resized(picture, size, size))
+        return _rgb(self._cropped(picture))
 
     def normalize(self, pixels) -> np.ndarray:
         """uint8[..., 3] -> float32[..., 3], (pixels / 255 - mean) / std; what a tower takes.
@@ -109,32 +119,63 @@ class Preprocess:
         scaled = np.asarray(pixels, np.float32) / np.float32(255)
         return (scaled - np.float32(self.mean)) / np.float32(self.std)
 
-    def _resized(self, pixels, height, width):
-        return resample(pixels, height, width, interpolation=self.interpolation)
+    def section(self) -> dict:
+        """Its options in a recipe's `config.image`: pictures that training decodes are RGB."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if name not in ("size", "rgb")}
 
-    def _cropped(self, pixels):
-        height, width = pixels.shape[:2]
+    def _opened(self, image):
+        """The picture as a PIL image."""
+        if isinstance(image, str | os.PathLike):
+            try:
+                return self._opened(Path(image).read_bytes())
+            except BadImage as error:
+                raise BadImage(error.reason, str(image)) from error
+        if isinstance(image, bytes):
+            image = Image.fromarray(decode(image)) if self.rgb == "white" else open_picture(image)
+        if isinstance(image, Image.Image):
+            if self.rgb == "white":
+                return Image.fromarray(to_rgb(image))
+            return on_white(image) if self.rgb == "first" else image
+        shape, dtype = getattr(image, "shape", None), getattr(image, "dtype", None)
+        if dtype != np.uint8 or len(shape) != 3 or shape[2] != 3 or 0 in shape:
+            what = f"{dtype}{list(shape)}" if shape is not None else type(image).__name__
+            raise ValueError(
+                f"A picture is a path, bytes of a file, a PIL image or uint8[h, w, 3], not {what}."
+            )
+        return Image.fromarray(np.asarray(image))
+
+    def _resized(self, picture, height, width, box=None):
+        return picture.resize((width, height), INTERPOLATIONS[self.interpolation], box=box)
+
+    def _cropped(self, picture):
+        width, height = picture.size
         size, short, target = self.size, min(height, width), self.short_side or self.size
         new_height, new_width = int(target * height / short), int(target * width / short)
         half = round if self.center == "round" else int
         top, left = half((new_height - size) / 2), half((new_width - size) / 2)
         if new_height * new_width <= MAX_PIXELS:
-            whole = self._resized(pixels, new_height, new_width)
-            return np.ascontiguousarray(whole[top : top + size, left : left + size])
+            whole = self._resized(picture, new_height, new_width)
+            return whole.crop((left, top, left + size, top + size))
         # A strip hundreds of times as long as it is wide: resized whole it would fill the memory.
         # Pillow holds such a box in float32, so a pixel may be off by a few levels.
         x, y = width / new_width, height / new_height
         box = (left * x, top * y, min((left + size) * x, width), min((top + size) * y, height))
-        return resample(pixels, size, size, box=box, interpolation=self.interpolation)
+        return self._resized(picture, size, size, box)
 
-    def _padded(self, pixels):
+    def _padded(self, picture):
         size = self.size
-        ratio = max(side / size for side in pixels.shape[:2])
-        height, width = (max(round(side / ratio), 1) for side in pixels.shape[:2])
+        ratio = max(side / size for side in picture.size)
+        width, height = (max(round(side / ratio), 1) for side in picture.size)
         top, left = (size - height) // 2, (size - width) // 2
         square = np.full((size, size, 3), self.fill, np.uint8)
-        square[top : top + height, left : left + width] = self._resized(pixels, height, width)
+        resized = self._resized(picture, height, width)
+        square[top : top + height, left : left + width] = _rgb(resized)
         return square
+
+
+def _rgb(picture):
+    return np.asarray(picture.convert("RGB"))
 
 
 def resample(pixels, height, width, *, box=None, interpolation="bicubic"):
@@ -146,22 +187,3 @@ def resample(pixels, height, width, *, box=None, interpolation="bicubic"):
     """
     picture = Image.fromarray(pixels)
     return np.asarray(picture.resize((width, height), INTERPOLATIONS[interpolation], box=box))
-
-
-def _pixels(image):
-    if isinstance(image, Image.Image):
-        return to_rgb(image)
-    if isinstance(image, bytes):
-        return decode(image)
-    if isinstance(image, str | os.PathLike):
-        try:
-            return decode(Path(image).read_bytes())
-        except BadImage as error:
-            raise BadImage(error.reason, str(image)) from error
-    shape, dtype = getattr(image, "shape", None), getattr(image, "dtype", None)
-    if dtype != np.uint8 or len(shape) != 3 or shape[2] != 3 or 0 in shape:
-        what = f"{dtype}{list(shape)}" if shape is not None else type(image).__name__
-        raise ValueError(
-            f"A picture is a path, bytes of a file, a PIL image or uint8[h, w, 3], not {what}."
-        )
-    return np.asarray(image)

@@ -86,6 +86,7 @@ def from_huggingface(preprocessor_config: Mapping) -> Preprocess:
         mean=values["image_mean"],
         std=values["image_std"],
         interpolation=_RESAMPLE[values["resample"]],
+        rgb="first",
     )
 
 
@@ -176,6 +177,7 @@ def from_openclip(preprocess_cfg: Mapping, image_size: int | None = None) -> Pre
         # 'random' draws one in training, and is bicubic in evaluation.
         interpolation="bicubic" if interpolation == "random" else interpolation,
         fill=fill,
+        rgb="last",
     )
 
 

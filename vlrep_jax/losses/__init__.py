@@ -42,11 +42,14 @@ CPU, TF32 on most GPUs, one bfloat16 pass with float32 sums on TPU. There a logi
 2^-8 of the scale; `jax.default_matmul_precision("float32")` buys more by slower products.
 Logits of unique positives are float32 sums everywhere.
 
+Beside them stands CoCa's loss of single texts, in `captioning`.
+
 Raises:
   ValueError: shapes or dtypes that do not fit, a chunk that is no size, or a bias missing where
     the loss needs one.
 """
 
+from vlrep_jax.losses.captioning import captioning, token_costs
 from vlrep_jax.losses.matrix import sigmoid_matrix, softmax_matrix
 from vlrep_jax.losses.sigmoid import sigmoid, sigmoid_ring
 from vlrep_jax.losses.softmax import clip_article, softmax, softmax_ring
@@ -65,6 +68,7 @@ LOSSES = {
 
 __all__ = [
     "LOSSES",
+    "captioning",
     "clip_article",
     "sigmoid",
     "sigmoid_matrix",
@@ -72,5 +76,6 @@ __all__ = [
     "softmax",
     "softmax_matrix",
     "softmax_ring",
+    "token_costs",
     "vild",
 ]

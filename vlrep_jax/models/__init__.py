@@ -10,31 +10,53 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from vlrep_jax.build import build, near
+from vlrep_jax.models.batch_norm import RUNNING, BatchNorm
+from vlrep_jax.models.coca import CaptionDecoder, Captioned, CoCa
 from vlrep_jax.models.dual_encoder import DualEncoder, Embeddings, ViLD
-from vlrep_jax.models.presets import PRESETS
+from vlrep_jax.models.generation import generate
+from vlrep_jax.models.presets import PREPROCESSING, PRESETS
+from vlrep_jax.models.resnet import ResNet
 from vlrep_jax.models.shared_encoder import SharedEncoder
 from vlrep_jax.models.text import TextTransformer
 from vlrep_jax.models.transformer import Transformer
 from vlrep_jax.models.vit import ViT
 
 __all__ = [
+    "DECODERS",
     "ENCODERS",
     "MODELS",
+    "PREPROCESSING",
     "PRESETS",
+    "RUNNING",
+    "BatchNorm",
+    "CaptionDecoder",
+    "Captioned",
+    "CoCa",
     "DualEncoder",
     "Embeddings",
+    "ResNet",
     "SharedEncoder",
     "TextTransformer",
     "Transformer",
     "ViLD",
     "ViT",
     "create",
+    "generate",
     "input_sizes",
+    "preprocessing",
+    "synchronized",
+    "trains_batch_norm",
     "vocab_size",
 ]
 
-ENCODERS: dict[str, Callable] = {"vit": ViT, "text_transformer": TextTransformer}
+ENCODERS: dict[str, Callable] = {
+    "vit": ViT,
+    "resnet": ResNet,
+    "text_transformer": TextTransformer,
+}
+DECODERS: dict[str, Callable] = {"caption_decoder": CaptionDecoder}
 MODELS: dict[str, Callable] = {
+    "coca": CoCa,
     "dual_encoder": DualEncoder,
     "shared_encoder": SharedEncoder,
     "vild": ViLD,
@@ -50,7 +72,7 @@ def create(name: str, **overrides: Any) -> nn.Module:
     Args:
       name: a preset ('ViT-B-32') or a model class of the table MODELS ('dual_encoder').
       overrides: options of the model; those of a tower as a mapping (`image={...}`), merged
-        into the preset's. `towers={...}` gives the same options to both towers, and
+        into the preset's. `towers={...}` gives the same options to all towers, and
         `attention=...` is short for the one among them that depends on the machine.
 
     Returns:
@@ -68,10 +90,10 @@ def create(name: str, **overrides: Any) -> nn.Module:
         towers = {"attention": section.pop("attention"), **towers}
     if towers and any(isinstance(section.get(side), nn.Module) for side in ("image", "text")):
         raise ValueError("towers={...} changes towers given as mappings, not as modules.")
-    for side in ("image", "text"):
+    for side, table in (("image", ENCODERS), ("text", ENCODERS), ("decoder", DECODERS)):
         if isinstance(section.get(side), Mapping):
             tower = _merge(section[side], towers)
-            section[side] = build(ENCODERS, _with_dtype(tower), f"{side} tower")
+            section[side] = build(table, _with_dtype(tower), f"{side} tower")
     if "image" not in section:  # one transformer for both modalities
         section = _merge(section, towers)
     return build(MODELS, _with_dtype(section), "model")
@@ -86,6 +108,38 @@ def input_sizes(model: nn.Module) -> tuple[int, int]:
 def vocab_size(model: nn.Module) -> int:
     """Rows of the token embedding of a model made by `create`."""
     return getattr(model, "text", model).vocab_size
+
+
+def preprocessing(name: str) -> dict[str, Any]:
+    """What a preset's weights were trained on, as plain values.
+
+    Returns:
+      mean, std: of pixels in [0, 1]. mode: 'crop' to a square, or 'squash' into one.
+      interpolation: 'bicubic' or 'bilinear'. tokenizer: 'clip', 'siglip', 'siglip2' or 'bert'.
+
+    Raises:
+      ValueError: an unknown preset; the message lists the near ones.
+    """
+    if name not in PREPROCESSING:
+        raise ValueError(f"Unknown preset {name!r}: {near(name, PREPROCESSING)}.")
+    return dict(PREPROCESSING[name])
+
+
+def trains_batch_norm(model: nn.Module) -> bool:
+    """Whether training normalises with statistics of the batch: rows then depend on each other."""
+    return getattr(getattr(model, "image", None), "batch_norm", "frozen") != "frozen"
+
+
+def synchronized(model: nn.Module, sum_shards: Callable) -> nn.Module:
+    """The model with the batch norms of a batch split over shards: those of the whole batch.
+
+    Args:
+      model: made by `create`.
+      sum_shards: array -> its sum over all shards, where the model is applied in training.
+    """
+    if not trains_batch_norm(model):
+        return model
+    return model.clone(image=model.image.clone(sum_shards=sum_shards))
 
 
 def _merge(base, changes):

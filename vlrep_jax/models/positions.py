@@ -43,8 +43,8 @@ def fit_text_positions(trained, fresh, *, last_is_read: bool = False):
     Args:
       trained: float32[n, w].
       fresh: float32[m, w], initial values of the m rows wanted.
-      last_is_read: the text's embedding is read at the last position (`pool='last'`), so that the
-        last row stays the last.
+      last_is_read: the text's embedding is read at the last position (`pool='last'` or 'cls'), so
+        that the last row stays the last.
 
     Returns:
       float32[m, w].

@@ -16,12 +16,18 @@ class TextTransformer(Tower):
       embed_dim: width of the output, by a linear map; None is the pooled width, unmapped.
       projection_bias: a bias in that map (SigLIP).
       causal: each position sees only earlier ones (CLIP).
-      pool: 'eot', the end-of-text token, which has the largest id (CLIP), or 'last', the last
-        position (SigLIP). Padding carries no mask: behind a causal 'eot' it is never seen, and
-        SigLIP was trained with it in view.
+      pool: 'eot', the end-of-text token, which has the largest id (CLIP); 'eos', the first token
+        of id `eos_id`, or the first of all where there is none (Hugging Face's CLIP); 'last', the
+        last position (SigLIP); 'cls', a learned token behind all others (CoCa). Padding carries no
+        mask but before 'cls': behind a causal 'eot' it is never seen, and SigLIP was trained with
+        it in view.
+      eos_id, pad_id: of pool='eos', and of pool='cls'.
+
+    With `with_tokens=True` the call of a pool='cls' returns (features, tokens [b, l, w]), the
+    output of the layers at the text's own positions.
 
     Raises:
-      ValueError: ids that are not int[b, context_length], an unknown pool.
+      ValueError: ids that are not int[b, context_length], an unknown pool, tokens of another pool.
     """
 
     vocab_size: int = 49_408
@@ -32,11 +38,15 @@ class TextTransformer(Tower):
     projection_bias: bool = False
     causal: bool = True
     pool: str = "eot"
+    eos_id: int = 49_407
+    pad_id: int = 0
 
     @nn.compact
-    def __call__(self, tokens, *, train=False):
-        if self.pool not in ("eot", "last"):
-            raise ValueError(f"pool={self.pool!r}; known: eot, last.")
+    def __call__(self, tokens, *, train=False, with_tokens=False):
+        if self.pool not in POOLS:
+            raise ValueError(f"pool={self.pool!r}; known: {', '.join(POOLS)}.")
+        if with_tokens and self.pool != "cls":
+            raise ValueError(f"A decoder reads tokens of pool='cls', not of {self.pool!r}.")
         check_tokens(tokens, self.context_length)
         embed = nn.Embed(
             self.vocab_size,
@@ -45,13 +55,20 @@ class TextTransformer(Tower):
             embedding_init=normal(0.02),
             name="token_embedding",
         )
+        added = int(self.pool == "cls")
         positions = self.param(
-            "positional_embedding", normal(0.01), (self.context_length, self.width)
+            "positional_embedding", normal(0.01), (self.context_length + added, self.width)
         )
-        x = embed(tokens) + positions.astype(self.dtype)[None]
-        x = self.layers()(x, causal=self.causal, train=train)
-        if self.pool == "eot":
-            x = jnp.take_along_axis(x, tokens.argmax(axis=1)[:, None, None], axis=1)[:, 0]
+        x, mask = embed(tokens), None
+        if added:
+            token = self.param("class_embedding", normal(0.01), (self.width,)).astype(self.dtype)
+            token = jnp.broadcast_to(token[None, None], (x.shape[0], 1, self.width))
+            x, mask = jnp.concatenate([x, token], axis=1), _class_mask(tokens, self.pad_id)
+        x = x + positions.astype(self.dtype)[None]
+        x = layers = self.layers()(x, mask=mask, causal=self.causal, train=train)
+        if self.pool in ("eot", "eos"):
+            is_end = tokens if self.pool == "eot" else tokens == self.eos_id
+            x = jnp.take_along_axis(x, is_end.argmax(axis=1)[:, None, None], axis=1)[:, 0]
         else:
             x = x[:, -1]
         x = nn.LayerNorm(epsilon=self.ln_eps, dtype=self.dtype, name="ln_final")(x)
@@ -59,7 +76,20 @@ class TextTransformer(Tower):
             x = projection(
                 self.embed_dim, bias=self.projection_bias, dtype=self.dtype, width=self.width
             )(x)
-        return x
+        return (x, layers[:, :-1]) if with_tokens else x
+
+
+POOLS = ("eot", "eos", "last", "cls")
+
+
+def _class_mask(tokens, pad_id):
+    """Which of the text's positions and the class token behind them may be seen, bool[b, 1, 1, n].
+
+    One place late: the first padding token is seen, and the class token sees itself only behind a
+    text without padding. So open_clip trained the published weights.
+    """
+    first = jnp.ones_like(tokens[:, :1], bool)
+    return jnp.concatenate([first, tokens != pad_id], axis=1)[:, None, None]
 
 
 def check_tokens(tokens, context_length):

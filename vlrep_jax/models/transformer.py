@@ -73,16 +73,17 @@ class Mlp(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention of queries [b, n, w] over keys [b, m, w]; logits and softmax in float32.
+    """Multi-head attention of queries [b, n, w] over keys [b, m, v]; logits and softmax in float32.
 
-    `form` is a name in ATTENTIONS. `mask` bool[b, 1, 1, m] is true where a key may be seen;
-    `causal` hides later positions.
+    `form` is a name in ATTENTIONS, `features` the width of the output, w if None. `mask`
+    bool[b, 1, 1, m] is true where a key may be seen; `causal` hides later positions.
     """
 
     heads: int
     init_std: tuple[float, float]
     dtype: jnp.dtype = jnp.float32
     form: str = "xla"
+    features: int | None = None
 
     @nn.compact
     def __call__(self, queries, keys, *, mask=None, causal=False):
@@ -105,7 +106,11 @@ class Attention(nn.Module):
         )
         mixed = checkpoint_name(mixed, "attention")
         out = nn.DenseGeneral(
-            width, axis=(-2, -1), dtype=self.dtype, kernel_init=normal(std_out), name="out"
+            self.features or width,
+            axis=(-2, -1),
+            dtype=self.dtype,
+            kernel_init=normal(std_out),
+            name="out",
         )
         return out(mixed)
 

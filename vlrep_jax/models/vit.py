@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.initializers import normal, zeros
 
-from vlrep_jax.models.transformer import AttentionPool, Tower, projection
+from vlrep_jax.models.transformer import Attention, AttentionPool, Tower, projection
 
 
 class PatchEmbedding(nn.Module):
@@ -19,6 +19,8 @@ class PatchEmbedding(nn.Module):
     @nn.compact
     def __call__(self, images):
         p = self.patch_size
+        # Pixels that fill no patch are dropped, as a strided convolution drops them.
+        images = images[:, : images.shape[1] // p * p, : images.shape[2] // p * p]
         b, h, w, c = images.shape
         kernel = self.param("kernel", normal((p * p * c) ** -0.5), (p, p, c, self.width))
         # A reshape and one product: the strided convolution it equals is slower on CPUs.
@@ -68,6 +70,27 @@ def keep_random(key, x, share):
     return jnp.take_along_axis(x, kept[:, :, None], axis=1)
 
 
+class QueryPool(nn.Module):
+    """Learned queries look at all tokens (CoCa's pooler): [b, n, w] -> [b, queries, features]."""
+
+    queries: int
+    features: int
+    heads: int
+    ln_eps: float
+    dtype: jnp.dtype
+    attention: str
+
+    @nn.compact
+    def __call__(self, x):
+        norm = {"epsilon": self.ln_eps, "dtype": self.dtype}
+        query = self.param("query", normal(1.0), (self.queries, self.features))
+        query = nn.LayerNorm(**norm, name="ln_q")(query.astype(self.dtype))
+        query = jnp.broadcast_to(query[None], (x.shape[0], *query.shape))
+        x = nn.LayerNorm(**norm, name="ln_k")(x)
+        std = self.features**-0.5
+        return Attention(self.heads, (std, std), self.dtype, self.attention, name="attn")(query, x)
+
+
 class ViT(Tower):
     """Vision transformer: images float32[b, image_size, image_size, 3] -> features [b, embed_dim].
 
@@ -75,15 +98,22 @@ class ViT(Tower):
       image_size, patch_size: pixels; the first must be a multiple of the second.
       width, depth, heads and so on: see `Tower`.
       embed_dim: width of the output, by a linear map without bias; None is the pooled width.
-      pool: 'cls' (a class token, CLIP), 'map' (attention pooling, SigLIP) or 'mean'.
+      pool: 'cls' (a class token, CLIP), 'map' (attention pooling, SigLIP), 'mean', 'patches' (a
+        class token that takes part and is left out of the mean, CLIPA) or 'queries' (learned
+        queries attend over all tokens; the first is the image's, the others a decoder's, CoCa).
+      queries, pool_heads: of pool='queries', whose width is embed_dim.
       pre_norm: a layer norm before the first layer (CLIP).
       stem: 'patch', a linear map of each patch, or 'conv', see `ConvStem`.
       patch_bias: a bias in the patch embedding (SigLIP).
+      drop_edge: whether image_size may be no multiple of patch_size; pixels at the right and bottom
+        that fill no patch are then never seen (So400m/14 at 384).
       patch_keep: share of the patches, drawn anew for each image, that training looks at (FLIP,
         arXiv:2212.00794); evaluation sees all. 1.0 drops none.
 
+    With `with_tokens=True` the call returns (features, tokens [b, queries - 1, embed_dim]).
+
     Raises:
-      ValueError: images of another shape, an unknown pool or stem.
+      ValueError: images of another shape, an unknown pool or stem, tokens of another pool.
     """
 
     image_size: int = 224
@@ -94,25 +124,15 @@ class ViT(Tower):
     stem: str = "patch"
     patch_bias: bool = False
     patch_keep: float = 1.0
+    drop_edge: bool = False
+    queries: int = 256
+    pool_heads: int = 8
 
     @nn.compact
-    def __call__(self, images, *, train=False):
-        if self.pool not in ("cls", "map", "mean"):
-            raise ValueError(f"pool={self.pool!r}; known: cls, map, mean.")
-        if self.stem not in ("patch", "conv"):
-            raise ValueError(f"stem={self.stem!r}; known: conv, patch.")
-        if not 0 < self.patch_keep <= 1:
-            raise ValueError(f"patch_keep={self.patch_keep} must be above 0 and at most 1.")
-        if min(self.image_size, self.patch_size) < 1 or self.image_size % self.patch_size:
-            raise ValueError(
-                f"image_size={self.image_size} must be a multiple of patch_size={self.patch_size}."
-            )
-        expected = (self.image_size, self.image_size, 3)
-        if images.ndim != 4 or images.shape[1:] != expected:
-            raise ValueError(
-                f"Images have shape {images.shape}; this tower expects (batch, "
-                f"{', '.join(map(str, expected))}). Resize them, or set image_size."
-            )
+    def __call__(self, images, *, train=False, with_tokens=False):
+        self._check(images)
+        if with_tokens and self.pool != "queries":
+            raise ValueError(f"A decoder reads tokens of pool='queries', not of {self.pool!r}.")
         if self.stem == "conv":
             stem = ConvStem(self.patch_size, self.width, self.ln_eps, self.dtype, name="stem")
         else:
@@ -121,7 +141,7 @@ class ViT(Tower):
             )
         x = stem(images)
         std = self.width**-0.5
-        class_tokens = int(self.pool == "cls")
+        class_tokens = int(self.pool in ("cls", "patches", "queries"))
         positions = self.param(
             "positional_embedding", normal(std), (class_tokens + x.shape[1], self.width)
         ).astype(self.dtype)[None]
@@ -136,9 +156,22 @@ class ViT(Tower):
         if self.pre_norm:
             x = nn.LayerNorm(**norm, name="ln_pre")(x)
         x = self.layers()(x, train=train)
-        if self.pool == "cls":
-            x = x[:, 0]
-        x = nn.LayerNorm(**norm, name="ln_post")(x)
+        if self.pool == "queries":
+            x = QueryPool(
+                self.queries,
+                self.embed_dim or self.width,
+                self.pool_heads,
+                self.ln_eps,
+                self.dtype,
+                self.attention,
+                name="pool",
+            )(x)
+        # The norm of a row is its own, so it matters only to a mean whether it comes before.
+        if self.pool == "patches":
+            x = x[:, 1:].mean(axis=1, keepdims=True)
+        elif self.pool == "cls":
+            x = x[:, :1]
+        x = tokens = nn.LayerNorm(**norm, name="ln_post")(x)
         if self.pool == "mean":
             x = x.mean(axis=1)
         elif self.pool == "map":
@@ -146,6 +179,30 @@ class ViT(Tower):
                 self.heads, self.mlp_dim, self.activation, self.ln_eps, self.dtype, name="pool"
             )
             x = head(x)
+        else:
+            x = x[:, 0]
         if self.embed_dim is not None:
-            x = projection(self.embed_dim, dtype=self.dtype, width=self.width)(x)
-        return x
+            x = projection(self.embed_dim, dtype=self.dtype, width=x.shape[-1])(x)
+        return (x, tokens[:, 1:]) if with_tokens else x
+
+    def _check(self, images):
+        if self.pool not in POOLS:
+            raise ValueError(f"pool={self.pool!r}; known: {', '.join(POOLS)}.")
+        if self.stem not in ("patch", "conv"):
+            raise ValueError(f"stem={self.stem!r}; known: conv, patch.")
+        if not 0 < self.patch_keep <= 1:
+            raise ValueError(f"patch_keep={self.patch_keep} must be above 0 and at most 1.")
+        size, patch = self.image_size, self.patch_size
+        if min(size, patch) < 1 or size < patch or (size % patch and not self.drop_edge):
+            raise ValueError(
+                f"image_size={size} must be a multiple of patch_size={patch}, or drop_edge=True."
+            )
+        expected = (self.image_size, self.image_size, 3)
+        if images.ndim != 4 or images.shape[1:] != expected:
+            raise ValueError(
+                f"Images have shape {images.shape}; this tower expects (batch, "
+                f"{', '.join(map(str, expected))}). Resize them, or set image_size."
+            )
+
+
+POOLS = ("cls", "map", "mean", "patches", "queries")

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from vlrep_jax import models
 from vlrep_jax.build import plain
 from vlrep_jax.experiment import make_experiment
+from vlrep_jax.optim import parameter_count
 from vlrep_jax.parallel import check_divides
 from vlrep_jax.plan import flops, hlo
 from vlrep_jax.plan.topology import Topology
@@ -114,7 +115,7 @@ def plan(config: ConfigDict, topology: Topology, say: Callable = lambda line: No
         chip=topology.chip.name if topology.chip else "CPU",
         chips=count,
         mesh=dict(experiment.mesh.shape),
-        parameters=sum(leaf.size for leaf in jax.tree.leaves(experiment.abstract_state.params)),
+        parameters=parameter_count(experiment.abstract_state.params),
         batch_size=config.batch_size,
         steps=config.steps,
         fits=refusal is None and peak <= limit,

@@ -18,21 +18,25 @@ _WINDOW = re.compile(r"(\w+)=([0-9x_\-]+)")
 def forward(model, image_size: int, context_length: int) -> dict[str, int]:
     """FLOPs of one picture and one text through a model in training: {'image': n, 'text': m}.
 
-    Attention is counted whole, causal or not; patches that training drops are not counted.
+    A model that writes captions adds those of its 'decoder'. Attention is counted whole, causal or
+    not; patches that training drops are not counted.
     """
     images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
     tokens = jax.ShapeDtypeStruct((1, context_length), jnp.int32)
     key = jax.eval_shape(lambda: jax.random.key(0))
     params = jax.eval_shape(lambda key, *xs: model.init(key, *xs)["params"], key, images, tokens)
 
-    def traced(method, inputs):
-        def run(params, inputs, key):
+    def traced(method, *inputs):
+        def run(params, key, *inputs):
             rngs = {"dropout": key}
-            return model.apply({"params": params}, inputs, train=True, rngs=rngs, method=method)
+            return model.apply({"params": params}, *inputs, train=True, rngs=rngs, method=method)
 
-        return of_jaxpr(jax.make_jaxpr(run)(params, inputs, key).jaxpr)
+        return of_jaxpr(jax.make_jaxpr(run)(params, key, *inputs).jaxpr)
 
-    return {"image": traced("encode_image", images), "text": traced("encode_text", tokens)}
+    flops = {"image": traced("encode_image", images), "text": traced("encode_text", tokens)}
+    if "decoder" in params:
+        flops["decoder"] = traced("caption_logits", images, tokens) - sum(flops.values())
+    return flops
 
 
 def of_jaxpr(jaxpr) -> int:

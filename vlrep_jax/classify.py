@@ -1,0 +1,62 @@
+"""`vlrep classify`: which of some labels fits each picture, by any model that `weights.load` opens."""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from vlrep_jax import weights
+from vlrep_jax.data.decoding import BadImage
+from vlrep_jax.evals.zero_shot import class_embeddings
+
+SHOWN = 5  # labels a picture in the table
+
+
+def run(
+    model: str,
+    images: Sequence[str],
+    labels: Sequence[str],
+    *,
+    templates: Sequence[str] = ("{}",),
+    as_json: bool = False,
+) -> None:
+    """Prints a table of scores, or JSON lines: {"image": path, "scores": {label: score}}.
+
+    Scores are a softmax over the labels, or the sigmoid of each pair alone where the model was
+    trained so (SigLIP). Pictures that cannot be read are named on stderr and left out.
+
+    Args:
+      model: path, see `weights.load`.
+      images: paths of picture files.
+      labels: names of the classes, put into the templates.
+      templates: prompts with one `{}` each; a class is the mean of its prompts.
+
+    Raises:
+      FileNotFoundError: no such model.
+      ValueError: it cannot be loaded, labels are missing or double, or no picture can be read.
+    """
+    labels = [label.strip() for label in labels]
+    if len(set(labels)) < len(labels) or not all(labels):
+        raise ValueError(f"--labels={','.join(labels)}: they must differ, and none be empty.")
+    loaded = weights.load(model)
+    text = class_embeddings(loaded.encode_text, labels, templates)
+    readable, pixels = [], []
+    for path in images:
+        try:
+            pixels.append(loaded.preprocess(path))
+            readable.append(path)
+        except BadImage as error:
+            print(f"{path} is left out: {error}", file=sys.stderr)
+    if not readable:
+        raise ValueError(f"none of the {len(images)} files is a picture that can be read.")
+    found = loaded.scores(loaded.encode_image(pixels), text)
+    if as_json:
+        for path, row in zip(readable, found.tolist(), strict=True):
+            print(json.dumps({"image": path, "scores": dict(zip(labels, row, strict=True))}))
+        return
+    width = max(len(Path(path).name) for path in readable)
+    column = max(map(len, labels)) + 2
+    for path, row in zip(readable, found, strict=True):
+        best = sorted(zip(row, labels, strict=True), reverse=True)[:SHOWN]
+        line = "".join(f"  {score:6.1%} {label:{column}}" for score, label in best)
+        print(f"{Path(path).name:{width}}{line}".rstrip())

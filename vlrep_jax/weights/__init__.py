@@ -1,0 +1,5 @@
+"""Other projects' weights, read and written: OpenAI, OpenCLIP, Hugging Face, big_vision."""
+
+from vlrep_jax.weights.pretrained import Pretrained, load, save
+
+__all__ = ["Pretrained", "load", "save"]

@@ -1,0 +1,262 @@
+"""Files of named tensors, opened lazily and without torch: safetensors, npz and torch's archives.
+
+A file is untrusted: its header is checked before any tensor is read, nothing in it is executed, and
+one tensor at a time comes into memory.
+"""
+
+import json
+import math
+import struct
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from vlrep_jax.weights import pickles
+
+SUFFIXES = {".safetensors": "safetensors", ".npz": "npz"} | dict.fromkeys(
+    (".pt", ".pth", ".bin", ".ckpt"), "torch"
+)
+# safetensors' names of dtypes that weights come in.
+_DTYPES = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": ml_dtypes.bfloat16,
+    "I64": np.int64,
+    "I32": np.int32,
+    "I16": np.int16,
+    "I8": np.int8,
+    "U8": np.uint8,
+    "BOOL": np.bool_,
+}
+
+
+# What reading a damaged archive raises: encrypted and unknown kinds of members are RuntimeErrors.
+_DAMAGED = (
+    *(zipfile.BadZipFile, zlib.error, struct.error, SafetensorError),
+    *(RuntimeError, OSError, EOFError, ValueError, OverflowError),
+)
+
+
+@contextmanager
+def _telling(path, what):
+    """Any complaint about a damaged file as one ValueError that names the file and the part."""
+    try:
+        yield
+    except _DAMAGED as error:
+        raise ValueError(f"{path}: {what} cannot be read: {error}.") from error
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor that has not been read: `read()` gives it as a NumPy array."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    read: Callable[[], np.ndarray]
+
+
+class Tensors(Mapping):
+    """name -> `Tensor` of one or more open files; close it, or use it in a `with`.
+
+    Attributes:
+      path: of the file (of the index, where there are several).
+      torchscript: whether it is an archive that `torch.jit.save` wrote.
+    """
+
+    def __init__(self, path: Path, named: dict[str, Tensor], closing, torchscript: bool = False):
+        self.path, self._named, self._closing = path, named, closing
+        self.torchscript = torchscript
+
+    def __getitem__(self, name):
+        return self._named[name]
+
+    def __iter__(self):
+        return iter(self._named)
+
+    def __len__(self):
+        return len(self._named)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._closing.close()
+
+
+def open_tensors(path: Path) -> Tensors:
+    """Opens a file of tensors by its suffix.
+
+    Args:
+      path: `.safetensors`, a `.safetensors.index.json` over several, `.npz`, or what torch.save or
+        torch.jit.save wrote (`.pt`, `.pth`, `.bin`, `.ckpt`).
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: it is damaged, of another kind, or holds what is refused; the message says which.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file.")
+    if path.name.endswith(".index.json"):
+        return _open_sharded(path)
+    kind = SUFFIXES.get(path.suffix)
+    if kind is None:
+        known = ", ".join(sorted({*SUFFIXES, ".safetensors.index.json"}))
+        raise ValueError(f"{path}: files of weights end in one of {known}.")
+    with ExitStack() as stack:
+        torchscript = False
+        if kind == "safetensors":
+            named = _safetensors(path, stack)
+        elif kind == "npz":
+            named = _npz(path, stack)
+        else:
+            named, torchscript = _torch(path, stack)
+        return Tensors(path, named, stack.pop_all(), torchscript)
+
+
+def _open_sharded(index: Path) -> Tensors:
+    """The files that a `model.safetensors.index.json` names, as one."""
+    where = read_json(index).get("weight_map")
+    if not isinstance(where, dict) or not where:
+        raise ValueError(f"{index}: the index has no weight_map.")
+    named = {}
+    with ExitStack() as stack:
+        for name in sorted(set(map(str, where.values()))):
+            # A name alone: an index is not to reach files elsewhere.
+            if Path(name).name != name:
+                raise ValueError(f"{index}: {name!r} is not a file beside it.")
+            part = stack.enter_context(open_tensors(index.parent / name))
+            for key, tensor in part.items():
+                if key in named:
+                    raise ValueError(f"{index}: {key!r} is in more than one of its files.")
+                named[key] = tensor
+        lacking = sorted(where.keys() - named.keys())
+        if lacking:
+            raise ValueError(f"{index}: no file holds {_few(lacking)}.")
+        return Tensors(index, named, stack.pop_all())
+
+
+def _safetensors(path, stack):
+    try:
+        # The library checks the header: its size, and that the tensors tile the file.
+        with safe_open(path, framework="numpy"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is not a whole safetensors file: {error}.") from error
+    file = stack.enter_context(path.open("rb"))
+    (size,) = struct.unpack("<Q", file.read(8))
+    header = _loads(file.read(size), path)
+    header.pop("__metadata__", None)
+
+    def tensor(name, entry):
+        shape, (begin, end) = tuple(entry["shape"]), entry["data_offsets"]
+        dtype = _DTYPES.get(entry["dtype"])
+        if dtype is None:
+            raise ValueError(f"{path} holds a tensor of dtype {entry['dtype']}, not read here.")
+
+        # Read, not mapped as the library would: mapped pages would count as memory in use.
+        def read():
+            with _telling(path, name):
+                file.seek(8 + size + begin)
+                data = np.fromfile(file, np.uint8, end - begin)
+                return data.view(dtype).reshape(shape)
+
+        return Tensor(shape, np.dtype(dtype), read)
+
+    return {name: tensor(name, entry) for name, entry in header.items()}
+
+
+def _npz(path, stack):
+    archive = _zip(path, stack)
+
+    def tensor(info):
+        with _telling(path, info.filename), archive.open(info) as file:
+            major, _ = np.lib.format.read_magic(file)
+            header = np.lib.format.read_array_header_1_0
+            if major > 1:
+                header = np.lib.format.read_array_header_2_0
+            shape, _, dtype = header(file)
+            rest = info.file_size - file.tell()
+        # bfloat16 has no name in this format: it is written as two bytes of anything.
+        stored = np.dtype(ml_dtypes.bfloat16) if dtype == np.dtype("V2") else dtype
+        if dtype.hasobject:
+            raise ValueError(f"{path}: {info.filename} holds Python objects, which are not loaded.")
+        if math.prod(shape) * dtype.itemsize > rest:
+            raise ValueError(f"{path}: {info.filename} is shorter than its header says.")
+
+        def read():
+            with _telling(path, info.filename), archive.open(info) as file:
+                return np.lib.format.read_array(file, allow_pickle=False).view(stored)
+
+        return Tensor(shape, stored, read)
+
+    return {info.filename.removesuffix(".npy"): tensor(info) for info in archive.infolist()}
+
+
+def _torch(path, stack):
+    if not zipfile.is_zipfile(path):
+        raise ValueError(
+            f"{path} is not a whole archive of torch.save or torch.jit.save. Files of torch before "
+            "1.6 have another format: load such a file in torch and save it again."
+        )
+    archive = _zip(path, stack)
+    with _telling(path, "its archive"):
+        state, torchscript = pickles.state_dict(archive)
+
+    def tensor(stored):
+        def read():
+            with _telling(path, stored.storage.name):
+                return stored.read(archive)
+
+        return Tensor(stored.shape, stored.dtype, read)
+
+    return {name: tensor(stored) for name, stored in state.items()}, torchscript
+
+
+def _zip(path, stack):
+    with _telling(path, "its directory"):
+        archive = stack.enter_context(zipfile.ZipFile(path))
+    twice = [name for name, n in Counter(archive.namelist()).items() if n > 1]
+    if twice:
+        raise ValueError(f"{path} holds {_few(twice)} more than once.")
+    return archive
+
+
+def read_json(path: Path) -> dict:
+    """The object in a JSON file.
+
+    Raises:
+      ValueError: it is not JSON, not an object, or names a key twice.
+    """
+    return _loads(Path(path).read_bytes(), path)
+
+
+def _loads(data, path):
+    def unique(pairs):
+        twice = [key for key, n in Counter(key for key, _ in pairs).items() if n > 1]
+        if twice:
+            raise ValueError(f"{_few(twice)} more than once")
+        return dict(pairs)
+
+    try:
+        found = json.loads(data, object_pairs_hook=unique)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not sound JSON: {error}.") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds {type(found).__name__}, not an object.")
+    return found
+
+
+def _few(names, most=5):
+    names = [repr(name) for name in names]
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
