@@ -258,7 +258,9 @@ def test_training_begins_with_a_published_model(tmp_path, made, monkeypatch, cap
     workdir = tmp_path / "run"
     assert run.train(config(**changes, init_from=str(tmp_path / "clip")), workdir)
     line = capfd.readouterr().err
-    assert "clip/model.safetensors: image/positional_embedding resized from 17 to 37." in line
+    line = next(line for line in line.splitlines() if line.startswith("Parameters of"))
+    assert "clip/model.safetensors: image/positional_embedding resized from 17 to 37; " in line
+    assert "config.image.center is round, trained with floor" in line
     changes["model"]["text"] = {**CLIP["text"], "width": 32}
     changes |= {"init_skip": ("text/.*", ".*/projection/.*")}
     experiment = make_experiment(config(**changes))
@@ -276,6 +278,11 @@ def test_training_begins_with_a_published_model(tmp_path, made, monkeypatch, cap
     assert_same(state.params["text"], drawn.params["text"])
     assert_same(state.params["image"]["projection"], drawn.params["image"]["projection"])
     assert "begun anew: image/projection/kernel, text/" in initial.summary()
+    changes["model"]["image"] = {**image, "activation": "quick_gelu"}
+    other = make_experiment(config(**changes))
+    reason = r"config.model.image.activation is 'quick_gelu', trained with 'gelu'"
+    with pytest.raises(ValueError, match=reason):
+        find_initial(str(tmp_path / "clip"), drawn.params, other.model, skip=("text/.*",))
     with pytest.raises(ValueError, match=r"config.init_skip: 'nothing' matches no parameter"):
         find_initial(str(tmp_path / "clip"), drawn.params, experiment.model, skip=("nothing",))
 
