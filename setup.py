@@ -10,6 +10,7 @@ INSTALL = [
     "absl-py>=2.1,<3",
     "array_record>=0.8,<0.9",
     "etils[epath]>=1.12,<2",
+    "flatbuffers>=24,<27",
     "flax>=0.12.8,<0.13",
     "ftfy>=6.3,<7",
     "grain>=0.2.18,<0.3",

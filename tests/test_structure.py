@@ -24,11 +24,11 @@ LAYERS = (
     ("initial",),
     ("experiment", "weights"),
     ("evaluation", "workdirs", "report"),
-    ("train", "encoder", "checkpoint", "metrics", "recipes", "scores"),
+    ("train", "encoder", "checkpoint", "export", "metrics", "recipes", "scores"),
     ("objectives", "evals", "optim", "data"),
     ("parallel",),
     ("losses", "models", "rules"),
-    ("collectives", "build", "scores"),
+    ("collectives", "build", "exported", "scores"),
 )
 LEVEL = {unit: level for level, units in enumerate(LAYERS) for unit in units}
 SEE_CONFIGS = {"initial", "recipes", "experiment", "run", "plan", "evaluation", "workdirs", "cli"}
