@@ -19,15 +19,16 @@ FILES = {
 # `models` and `data` are held to more below.
 LAYERS = (
     ("cli",),
+    ("classify",),
     ("run", "plan"),
     ("initial",),
     ("experiment", "weights"),
     ("evaluation", "workdirs", "report"),
-    ("train", "encoder", "checkpoint", "export", "metrics", "recipes"),
+    ("train", "encoder", "checkpoint", "export", "metrics", "recipes", "scores"),
     ("objectives", "evals", "optim", "data"),
     ("parallel",),
     ("losses", "models", "rules"),
-    ("collectives", "build", "exported", "scores"),
+    ("collectives", "build", "exported"),
 )
 LEVEL = {unit: level for level, units in enumerate(LAYERS) for unit in units}
 SEE_CONFIGS = {"initial", "recipes", "experiment", "run", "plan", "evaluation", "workdirs", "cli"}

@@ -1,4 +1,4 @@
-"""`vlrep classify`: which of some labels fits each picture, by any model that `weights.load` opens."""
+"""`vlrep classify`: which of some labels fits each picture, by any model that can be loaded."""
 
 import json
 import sys

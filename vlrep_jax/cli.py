@@ -217,19 +217,18 @@ def _convert(args, config_args):
     _no_config(args, config_args)
     loaded = weights.load(args.src, args.preset)
     weights.save(args.dst, loaded, args.layout)
-    size = models_size(loaded.params)
-    print(f"Wrote {args.dst} ({args.layout}): {size:,} parameters of {args.src}.")
+    print(f"Wrote {args.dst} ({args.layout}) from {args.src}.")
     return 0
 
 
 def _classify(args, config_args):
     from vlrep_jax import classify
-    from vlrep_jax.run import files_of
+    from vlrep_jax.run import files
 
     _no_config(args, config_args)
     classify.run(
         args.model,
-        files_of(args.images),
+        files(args.images),
         args.labels.split(","),
         templates=args.templates.split(";"),
         as_json=args.json,

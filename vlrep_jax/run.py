@@ -246,7 +246,7 @@ def embed(
         raise ValueError(f"--out={out} must end in .npz.")
     if not out.absolute().parent.is_dir():
         raise FileNotFoundError(f"--out={out}: there is no directory {out.absolute().parent}.")
-    inputs = _files(images) if images else _lines(Path(texts))
+    inputs = files(images) if images else _lines(Path(texts))
     experiment, encoder, _ = load(workdir, step)
     if images:
         batches = eval_batches(
@@ -356,7 +356,7 @@ def _evaluated(state):
     return state.params if state.ema is None else state.ema
 
 
-def _files(pattern):
+def files(pattern):
     """Paths of a glob pattern, sorted."""
     import glob
 

@@ -1,4 +1,4 @@
-"""Models of the originals with random weights, small ones and whole ones, saved as they save them."""
+"""The originals' models with random weights, small ones and whole ones, saved as they save them."""
 
 import json
 from pathlib import Path

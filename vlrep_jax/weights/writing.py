@@ -4,6 +4,7 @@ from pathlib import Path
 
 from vlrep_jax.build import find
 from vlrep_jax.data import preprocess_files
+from vlrep_jax.data.tokenizers import save_huggingface
 from vlrep_jax.models.coca import CoCa
 from vlrep_jax.models.dual_encoder import DualEncoder
 from vlrep_jax.weights import big_vision, files, huggingface, openai, openclip
@@ -17,7 +18,7 @@ def write(path: Path, layout: str, pretrained) -> None:
     write_layout = find(LAYOUTS, layout, "layout")
     if not isinstance(pretrained.model, DualEncoder):
         kind = type(pretrained.model).__name__
-        raise ValueError(f"No other project has a place for a {kind}; only dual encoders are written.")
+        raise ValueError(f"No other project has a place for a {kind}: dual encoders are written.")
     if layout != "openclip" and isinstance(pretrained.model, CoCa):
         raise ValueError(f"The layout {layout!r} has no place for CoCa's decoder; 'openclip' has.")
     write_layout(path, pretrained)

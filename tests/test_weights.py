@@ -1,0 +1,401 @@
+"""Published models by `weights.load` and `save`, and the commands on them; no torch here."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file, save_file
+from tiny_recipe import Squares, config
+
+from vlrep_jax import cli, models, run, weights
+from vlrep_jax.data.preprocess import Preprocess
+from vlrep_jax.data.sources import SOURCES
+from vlrep_jax.data.tokenizers import ClipTokenizer
+from vlrep_jax.experiment import make_experiment
+from vlrep_jax.initial import find_initial
+
+TINY = {"width": 64, "depth": 2, "heads": 1}
+CLIP = {
+    "name": "dual_encoder",
+    "image": {"name": "vit", "image_size": 32, "patch_size": 8, "embed_dim": 16, **TINY},
+    "text": {"name": "text_transformer", "embed_dim": 16, **TINY},
+}
+QUICK = {side: {**CLIP[side], "activation": "quick_gelu"} for side in ("image", "text")}
+SHARED = {**TINY, "heads": 2, "mlp_dim": 80, "activation": "gelu_tanh", "ln_eps": 1e-6}
+SIGLIP = {
+    "name": "dual_encoder",
+    "bias_init": -10.0,
+    "image": {
+        **{"name": "vit", "image_size": 32, "patch_size": 8, "pool": "map", "pre_norm": False},
+        **{"patch_bias": True, **SHARED},
+    },
+    "text": {
+        **{"name": "text_transformer", "vocab_size": 90, "context_length": 6, "causal": False},
+        **{"pool": "last", "embed_dim": 64, "projection_bias": True, **SHARED},
+    },
+}
+RESNET = {
+    "name": "dual_encoder",
+    "image": {"name": "resnet", "image_size": 32, "width": 4, "depth": (1, 2, 1, 1)}
+    | {"heads": 2, "embed_dim": 16},
+    "text": QUICK["text"],
+}
+# layout -> (model, the file of weights it is written to).
+LAYOUTS = {
+    "huggingface": (CLIP, "model.safetensors"),
+    "huggingface of SigLIP": (SIGLIP, "model.safetensors"),
+    "openclip": (CLIP, "open_clip_model.safetensors"),
+    "openclip of a ResNet": (RESNET, "open_clip_model.safetensors"),
+    "openai": ({**CLIP, **QUICK}, "model.pt"),
+    "openai of a ResNet": (RESNET, "model.pt"),
+    "big_vision": (SIGLIP, "model.npz"),
+}
+HALVES = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
+
+
+def pretrained(section, tokenizer=None):
+    """A model with random parameters."""
+    model = models.create(**section)
+    size, length = models.input_sizes(model)
+    images = np.zeros((1, size, size, 3), np.float32)
+    tokens = np.ones((1, length), np.int32)
+    drawn = jax.jit(model.init)(jax.random.key(0), images, tokens)["params"]
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda leaf: leaf + 0.1 * rng.standard_normal(leaf.shape, np.float32), drawn
+    )
+    siglip = section.get("bias_init") is not None
+    preprocess = Preprocess(size, "squash", **HALVES) if siglip else Preprocess(size)
+    return weights.Pretrained(model, params, preprocess, tokenizer, {"model": section})
+
+
+@pytest.fixture(scope="module")
+def made():
+    """section id -> Pretrained, each drawn once."""
+    cache = {}
+
+    def get(section):
+        if id(section) not in cache:
+            cache[id(section)] = pretrained(section)
+        return cache[id(section)]
+
+    return get
+
+
+def saved(path, model, layout):
+    weights.save(path, model, layout.split()[0])
+    return path
+
+
+def assert_same(tree, other):
+    jax.tree.map(np.testing.assert_array_equal, tree, other)
+
+
+@pytest.mark.filterwarnings("ignore:.*does not say which activation")
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_there_and_back_is_the_same_to_the_bit(tmp_path, made, layout):
+    section, name = LAYOUTS[layout]
+    one = made(section)
+    saved(tmp_path / "out", one, layout)
+    assert (tmp_path / "out" / name).is_file()
+    for path in (tmp_path / "out", tmp_path / "out" / name):
+        again = weights.load(path)
+        assert_same(one.params, again.params)
+        assert again.preprocess.section() | {"center": ""} == one.preprocess.section() | {
+            "center": ""
+        }
+        if layout != "big_vision":  # whose files do not say at what scale a training began
+            for side in ("image", "text"):
+                mine, its = (getattr(p.model, side) for p in (one, again))
+                for option in ("width", "heads", "embed_dim", "activation", "pool", "causal"):
+                    assert getattr(mine, option, None) == getattr(its, option, None), option
+
+
+def test_a_layout_that_cannot_express_a_model_says_why(tmp_path, made):
+    def refused(section, layout, reason, **changes):
+        changed = dict(section)
+        for side, options in changes.items():
+            changed[side] = {**section[side], **options}
+        with pytest.raises(ValueError, match=reason):
+            weights.save(tmp_path / "out", pretrained(changed), layout)
+        assert not list(tmp_path.iterdir())
+
+    refused(
+        CLIP, "huggingface", r"CLIPModel cannot express image.pool='mean'", image={"pool": "mean"}
+    )
+    refused(CLIP, "openai", r"activation \['gelu'\] \(there quick_gelu\)")
+    refused(SIGLIP, "openai", r"cannot express .*a logit bias")
+    refused(CLIP, "big_vision", "cannot express .*a model without a bias")
+    refused(SIGLIP, "openclip", "timm has no SigLIP tower of width 64")
+    refused(RESNET, "huggingface", "CLIPModel cannot express image.pool=None")
+    refused(CLIP, "openclip", "image.stem='conv'", image={"stem": "conv"})
+    with pytest.raises(ValueError, match=r"Unknown layout 'hugging_face'.*huggingface"):
+        weights.save(tmp_path / "out", made(CLIP), "hugging_face")
+    with pytest.raises(ValueError, match=r"this layout is a \.npz file"):
+        weights.save(tmp_path / "out.pt", made(SIGLIP), "big_vision")
+    article = {"name": "shared_encoder", "image_size": 32, "context_length": 8, **TINY}
+    model = models.create(**article, vocab_size=30, patch_size=8)
+    one = weights.Pretrained(model, {}, Preprocess(32), None, {})
+    with pytest.raises(ValueError, match="has a place for a SharedEncoder"):
+        weights.save(tmp_path / "out", one, "huggingface")
+
+
+def test_every_key_that_is_wrong_is_listed(tmp_path, made):
+    path = saved(tmp_path / "out", made(CLIP), "huggingface") / "model.safetensors"
+    tensors = load_file(path)
+    del tensors["visual_projection.weight"], tensors["logit_scale"]
+    tensors["more"] = np.zeros(3, np.float32)
+    tensors["text_model.final_layer_norm.bias"] = np.zeros(63, np.float32)
+    save_file(tensors, path)
+    with pytest.raises(ValueError) as caught:
+        weights.load(tmp_path / "out")
+    message = str(caught.value)
+    for problem in (
+        "visual_projection.weight is missing",
+        "logit_scale is missing",
+        "more is left over",
+        "text_model.final_layer_norm.bias has shape (63,), not (64,)",
+    ):
+        assert problem in message
+    assert "\n" not in message
+
+
+def test_weights_that_are_not_finite_are_reported(tmp_path, made):
+    path = saved(tmp_path / "out", made(CLIP), "openclip") / "open_clip_model.safetensors"
+    tensors = load_file(path)
+    tensors["ln_final.weight"][3] = np.nan
+    tensors["visual.proj"][0, 0] = np.inf
+    save_file(tensors, path)
+    with pytest.warns(UserWarning, match=r"2 of \d+ tensors hold NaN .*: visual.proj, ln_"):
+        weights.load(tmp_path / "out")
+
+
+def test_directories_without_one_clear_model(tmp_path, made):
+    with pytest.raises(FileNotFoundError, match="no such file or directory"):
+        weights.load(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="holds no file of weights"):
+        weights.load(tmp_path)
+    path = saved(tmp_path / "out", made(CLIP), "huggingface")
+    shutil.copy(path / "model.safetensors", path / "other.safetensors")
+    with pytest.raises(ValueError, match=r"more than one file of weights: model.*, other.*Name"):
+        weights.load(path)
+    assert_same(weights.load(path / "other.safetensors").params, made(CLIP).params)
+    (path / "other.safetensors").unlink()
+    (path / "training_args.bin").write_bytes(b"x")  # a trainer's, no weights
+    weights.load(path)
+    (path / "config.json").unlink()
+    with pytest.raises(ValueError, match=r"no config.json beside it"):
+        weights.load(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model_type": "blip"}, "model_type 'blip'; read here are: clip, siglip"),
+        ({"vision_config": {"hidden_act": "relu"}}, "hidden_act='relu' is not known"),
+        ({"vision_config": {"hidden_size": "x"}}, "hidden_size='x', not a positive integer"),
+        ({"vision_config": {"num_channels": 1}}, "num_channels=1; only num_channels=3 is read"),
+        ({"vision_config": {"image_size": 64}}, "position_embedding.weight has shape"),
+        ({"text_config": {"num_hidden_layers": 1}}, "layers.1.* is left over"),
+    ],
+)
+def test_configs_that_do_not_fit(tmp_path, made, change, message):
+    path = saved(tmp_path / "out", made(CLIP), "huggingface")
+    values = json.loads((path / "config.json").read_text())
+    for key, value in change.items():
+        values[key] = values[key] | value if isinstance(value, dict) else value
+    (path / "config.json").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=message) as caught:
+        weights.load(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_file_that_tells_no_activation_warns_or_is_told(tmp_path, made):
+    one = made(LAYOUTS["openai"][0])
+    weights.save(tmp_path / "model.pt", one, "openai")
+    with pytest.warns(UserWarning, match=r"does not say which activation .* 'quick_gelu'"):
+        assert weights.load(tmp_path / "model.pt").model.text.activation == "quick_gelu"
+    assert weights.load(tmp_path / "model.pt", CLIP).model.text.activation == "gelu"
+    with pytest.raises(ValueError, match=r"Unknown model 'ViT-B-33'.*ViT-B-32"):
+        weights.load(tmp_path / "model.pt", "ViT-B-33")
+    with pytest.raises(ValueError, match="does not hold the model"):
+        weights.load(tmp_path / "model.pt", "ViT-B-32")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A work directory of this library."""
+    workdir = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(SOURCES, "squares", Squares)
+        assert run.train(config(**{"steps": 4, "checkpoint_every": 3}), workdir)
+    return workdir
+
+
+def test_a_work_directory_is_a_model_too(tmp_path, trained):
+    one = weights.load(trained)
+    assert_same(weights.load(f"{trained}@4").params, one.params)
+    first = weights.load(f"{trained}@3").params
+    assert not np.array_equal(first["logit_scale"], one.params["logit_scale"])
+    assert one.encode_text(["a red square"]).shape == (1, one.model.text.embed_dim)
+    with pytest.raises(FileNotFoundError, match="No checkpoint of step 7"):
+        weights.load(f"{trained}@7")
+
+
+def test_training_begins_with_a_published_model(tmp_path, made, monkeypatch, capfd):
+    """Whole but for its size, and one tower alone with a new head."""
+    monkeypatch.setitem(SOURCES, "squares", Squares)
+    one = pretrained(CLIP, ClipTokenizer())
+    weights.save(tmp_path / "clip", one, "huggingface")
+    image = {**CLIP["image"], "image_size": 48}
+    changes = {"model": {**CLIP, "image": image}, "tokenizer": {"name": "clip"}, "steps": 3}
+    workdir = tmp_path / "run"
+    assert run.train(config(**changes, init_from=str(tmp_path / "clip")), workdir)
+    line = capfd.readouterr().err
+    assert "clip/model.safetensors: image/positional_embedding resized from 17 to 37." in line
+    changes["model"]["text"] = {**CLIP["text"], "width": 32}
+    changes |= {"init_skip": ("text/.*", ".*/projection/.*")}
+    experiment = make_experiment(config(**changes))
+    initial = find_initial(
+        str(tmp_path / "clip"),
+        experiment.abstract_state.params,
+        experiment.model,
+        skip=changes["init_skip"],
+    )
+    drawn = experiment.init()
+    state = initial.state(drawn)
+    assert_same(
+        state.params["image"]["transformer"], jax.device_get(one.params["image"]["transformer"])
+    )
+    assert_same(state.params["text"], drawn.params["text"])
+    assert_same(state.params["image"]["projection"], drawn.params["image"]["projection"])
+    assert "begun anew: image/projection/kernel, text/" in initial.summary()
+    with pytest.raises(ValueError, match=r"config.init_skip: 'nothing' matches no parameter"):
+        find_initial(str(tmp_path / "clip"), drawn.params, experiment.model, skip=("nothing",))
+
+
+def test_numbers_of_files_encoded_at_once_do_not_matter(tmp_path, made, monkeypatch):
+    one = pretrained(CLIP, ClipTokenizer())
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 256, (40, 50, 3), np.uint8) for _ in range(5)]
+    together = one.encode_image(pictures)
+    np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, rtol=1e-5)
+    monkeypatch.setattr(weights.pretrained, "BATCH", 2)
+    np.testing.assert_allclose(one.encode_image(pictures), together, atol=1e-6)
+    scores = one.scores(together, one.encode_text(["one", "two", "three"]))
+    assert scores.shape == (5, 3)
+    np.testing.assert_allclose(scores.sum(1), 1, rtol=1e-6)
+    with pytest.raises(ValueError, match="hold no tokenizer"):
+        made(CLIP).encode_text(["one"])
+
+
+# The commands.
+
+
+def called(capsys, *argv):
+    with pytest.raises(SystemExit) as exit:
+        cli.main([str(word) for word in argv])
+    return exit.value.code or 0, capsys.readouterr()
+
+
+@pytest.fixture
+def clip_files(tmp_path):
+    weights.save(tmp_path / "clip", pretrained(CLIP, ClipTokenizer()), "openclip")
+    rng = np.random.default_rng(0)
+    # Square: of others Hugging Face and OpenCLIP may cut another half pixel off.
+    for name in ("one.png", "two.jpg"):
+        Image.fromarray(rng.integers(0, 256, (50, 50, 3), np.uint8)).save(tmp_path / name)
+    return tmp_path
+
+
+def test_convert_and_classify(clip_files, capsys):
+    code, out = called(
+        capsys, "convert", clip_files / "clip", clip_files / "hf", "--layout=huggingface"
+    )
+    assert code == 0 and "hf (huggingface) from" in out.out
+    words = ["--images", clip_files / "*.[pj][np]g", "--labels=a cat,a dog, a lamp"]
+    answers = []
+    for name in ("clip", "hf"):
+        code, out = called(capsys, "classify", f"--model={clip_files / name}", *words, "--json")
+        assert code == 0 and not out.err
+        answers.append([json.loads(line) for line in out.out.splitlines()])
+    assert [Path(row["image"]).name for row in answers[0]] == ["one.png", "two.jpg"]
+    for one, two in zip(*answers, strict=True):
+        assert list(one["scores"]) == ["a cat", "a dog", "a lamp"]
+        assert sum(one["scores"].values()) == pytest.approx(1)
+        assert one["scores"] == pytest.approx(two["scores"], abs=1e-5)
+    code, out = called(capsys, "classify", f"--model={clip_files / 'hf'}", *words)
+    rows = out.out.splitlines()
+    assert len(rows) == 2 and rows[0].startswith("one.png  ") and "%" in rows[0]
+
+
+def test_mistakes_on_the_command_line(clip_files, capsys):
+    clip = clip_files / "clip"
+
+    def error(*argv):
+        code, out = called(capsys, *argv)
+        assert code == 2
+        return out.err
+
+    assert "--layout is required" in error("convert", clip, clip_files / "x")
+    assert "Unknown layout 'hf'" in error("convert", clip, clip_files / "x", "--layout=hf")
+    assert "exists already" in error("convert", clip, clip, "--layout=huggingface")
+    assert "no such file or directory" in error("convert", "nowhere", "x", "--layout=openai")
+    images = ["--images", clip_files / "one.png"]
+    assert "matches no file" in error(
+        "classify", f"--model={clip}", "--images=nothing*", "--labels=a"
+    )
+    assert "they must differ" in error("classify", f"--model={clip}", *images, "--labels=a,a")
+    assert "must hold {} exactly once" in error(
+        "classify", f"--model={clip}", *images, "--labels=a,b", "--templates=a photo"
+    )
+    (clip_files / "one.png").write_bytes(b"no picture")
+    assert "none of the 1 files is a picture" in error(
+        "classify", f"--model={clip}", *images, "--labels=a,b"
+    )
+
+
+def test_memory_of_loading_and_saving_is_that_of_the_parameters(tmp_path):
+    """A process that loads and saves a model of 200 MB needs little more than it."""
+    script = f"""
+import resource, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_weights import pretrained, CLIP
+from vlrep_jax import weights
+wide = {{"width": 1024, "depth": 4, "heads": 16}}
+section = {{
+    "name": "dual_encoder",
+    "image": CLIP["image"] | wide,
+    "text": CLIP["text"] | {{"width": 64}},
+}}
+if sys.argv[1] == "make":
+    weights.save(sys.argv[2], pretrained(section), "openclip")
+    sys.exit()
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+weights.load(sys.argv[3])  # what compiling and imports take is there before
+before = peak()
+loaded = weights.load(sys.argv[2])
+size = sum(leaf.nbytes for leaf in __import__("jax").tree.leaves(loaded.params))
+read = peak()
+weights.save(sys.argv[2] + "-back", loaded, "huggingface")
+print(size, read - before, peak() - before)
+"""
+
+    def python(*argv):
+        done = subprocess.run(
+            [sys.executable, "-c", script, *map(str, argv)], capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    small = saved(tmp_path / "small", pretrained(CLIP), "openclip")
+    python("make", tmp_path / "large")
+    size, reading, both = map(int, python("load", tmp_path / "large", small).split())
+    assert size > 200e6
+    assert reading < 1.3 * size and both < 1.3 * size
