@@ -24,7 +24,7 @@ LAYERS = (
     ("initial",),
     ("experiment", "weights"),
     ("evaluation", "workdirs", "report"),
-    ("train", "encoder", "checkpoint", "export", "metrics", "recipes", "scores"),
+    ("train", "encoder", "checkpoint", "export", "metrics", "recipes"),
     ("objectives", "evals", "optim", "data"),
     ("parallel",),
     ("losses", "models", "rules"),

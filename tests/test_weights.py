@@ -9,43 +9,17 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from PIL import Image
 from safetensors.numpy import load_file, save_file
+from tiny_pretrained import CLIP, QUICK, RESNET, SIGLIP, TINY, pretrained
 from tiny_recipe import Squares, config
 
-from vlrep_jax import cli, models, run, weights
+from vlrep_jax import models, run, weights
 from vlrep_jax.data.preprocess import Preprocess
 from vlrep_jax.data.sources import SOURCES
 from vlrep_jax.data.tokenizers import ClipTokenizer
 from vlrep_jax.experiment import make_experiment
 from vlrep_jax.initial import find_initial
 
-TINY = {"width": 64, "depth": 2, "heads": 1}
-CLIP = {
-    "name": "dual_encoder",
-    "image": {"name": "vit", "image_size": 32, "patch_size": 8, "embed_dim": 16, **TINY},
-    "text": {"name": "text_transformer", "embed_dim": 16, **TINY},
-}
-QUICK = {side: {**CLIP[side], "activation": "quick_gelu"} for side in ("image", "text")}
-SHARED = {**TINY, "heads": 2, "mlp_dim": 80, "activation": "gelu_tanh", "ln_eps": 1e-6}
-SIGLIP = {
-    "name": "dual_encoder",
-    "bias_init": -10.0,
-    "image": {
-        **{"name": "vit", "image_size": 32, "patch_size": 8, "pool": "map", "pre_norm": False},
-        **{"patch_bias": True, **SHARED},
-    },
-    "text": {
-        **{"name": "text_transformer", "vocab_size": 90, "context_length": 6, "causal": False},
-        **{"pool": "last", "embed_dim": 64, "projection_bias": True, **SHARED},
-    },
-}
-RESNET = {
-    "name": "dual_encoder",
-    "image": {"name": "resnet", "image_size": 32, "width": 4, "depth": (1, 2, 1, 1)}
-    | {"heads": 2, "embed_dim": 16},
-    "text": QUICK["text"],
-}
 # layout -> (model, the file of weights it is written to).
 LAYOUTS = {
     "huggingface": (CLIP, "model.safetensors"),
@@ -56,23 +30,6 @@ LAYOUTS = {
     "openai of a ResNet": (RESNET, "model.pt"),
     "big_vision": (SIGLIP, "model.npz"),
 }
-HALVES = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
-
-
-def pretrained(section, tokenizer=None):
-    """A model with random parameters."""
-    model = models.create(**section)
-    size, length = models.input_sizes(model)
-    images = np.zeros((1, size, size, 3), np.float32)
-    tokens = np.ones((1, length), np.int32)
-    drawn = jax.jit(model.init)(jax.random.key(0), images, tokens)["params"]
-    rng = np.random.default_rng(0)
-    params = jax.tree.map(
-        lambda leaf: leaf + 0.1 * rng.standard_normal(leaf.shape, np.float32), drawn
-    )
-    siglip = section.get("bias_init") is not None
-    preprocess = Preprocess(size, "squash", **HALVES) if siglip else Preprocess(size)
-    return weights.Pretrained(model, params, preprocess, tokenizer, {"model": section})
 
 
 @pytest.fixture(scope="module")
@@ -258,7 +215,9 @@ def test_training_begins_with_a_published_model(tmp_path, made, monkeypatch, cap
     workdir = tmp_path / "run"
     assert run.train(config(**changes, init_from=str(tmp_path / "clip")), workdir)
     line = capfd.readouterr().err
-    assert "clip/model.safetensors: image/positional_embedding resized from 17 to 37." in line
+    line = next(line for line in line.splitlines() if line.startswith("Parameters of"))
+    assert "clip/model.safetensors: image/positional_embedding resized from 17 to 37; " in line
+    assert "config.image.center is round, trained with floor" in line
     changes["model"]["text"] = {**CLIP["text"], "width": 32}
     changes |= {"init_skip": ("text/.*", ".*/projection/.*")}
     experiment = make_experiment(config(**changes))
@@ -276,6 +235,11 @@ def test_training_begins_with_a_published_model(tmp_path, made, monkeypatch, cap
     assert_same(state.params["text"], drawn.params["text"])
     assert_same(state.params["image"]["projection"], drawn.params["image"]["projection"])
     assert "begun anew: image/projection/kernel, text/" in initial.summary()
+    changes["model"]["image"] = {**image, "activation": "quick_gelu"}
+    other = make_experiment(config(**changes))
+    reason = r"config.model.image.activation is 'quick_gelu', trained with 'gelu'"
+    with pytest.raises(ValueError, match=reason):
+        find_initial(str(tmp_path / "clip"), drawn.params, other.model, skip=("text/.*",))
     with pytest.raises(ValueError, match=r"config.init_skip: 'nothing' matches no parameter"):
         find_initial(str(tmp_path / "clip"), drawn.params, experiment.model, skip=("nothing",))
 
@@ -295,78 +259,12 @@ def test_numbers_of_files_encoded_at_once_do_not_matter(tmp_path, made, monkeypa
         made(CLIP).encode_text(["one"])
 
 
-# The commands.
-
-
-def called(capsys, *argv):
-    with pytest.raises(SystemExit) as exit:
-        cli.main([str(word) for word in argv])
-    return exit.value.code or 0, capsys.readouterr()
-
-
-@pytest.fixture
-def clip_files(tmp_path):
-    weights.save(tmp_path / "clip", pretrained(CLIP, ClipTokenizer()), "openclip")
-    rng = np.random.default_rng(0)
-    # Square: of others Hugging Face and OpenCLIP may cut another half pixel off.
-    for name in ("one.png", "two.jpg"):
-        Image.fromarray(rng.integers(0, 256, (50, 50, 3), np.uint8)).save(tmp_path / name)
-    return tmp_path
-
-
-def test_convert_and_classify(clip_files, capsys):
-    code, out = called(
-        capsys, "convert", clip_files / "clip", clip_files / "hf", "--layout=huggingface"
-    )
-    assert code == 0 and "hf (huggingface) from" in out.out
-    words = ["--images", clip_files / "*.[pj][np]g", "--labels=a cat,a dog, a lamp"]
-    answers = []
-    for name in ("clip", "hf"):
-        code, out = called(capsys, "classify", f"--model={clip_files / name}", *words, "--json")
-        assert code == 0 and not out.err
-        answers.append([json.loads(line) for line in out.out.splitlines()])
-    assert [Path(row["image"]).name for row in answers[0]] == ["one.png", "two.jpg"]
-    for one, two in zip(*answers, strict=True):
-        assert list(one["scores"]) == ["a cat", "a dog", "a lamp"]
-        assert sum(one["scores"].values()) == pytest.approx(1)
-        assert one["scores"] == pytest.approx(two["scores"], abs=1e-5)
-    code, out = called(capsys, "classify", f"--model={clip_files / 'hf'}", *words)
-    rows = out.out.splitlines()
-    assert len(rows) == 2 and rows[0].startswith("one.png  ") and "%" in rows[0]
-
-
-def test_mistakes_on_the_command_line(clip_files, capsys):
-    clip = clip_files / "clip"
-
-    def error(*argv):
-        code, out = called(capsys, *argv)
-        assert code == 2
-        return out.err
-
-    assert "--layout is required" in error("convert", clip, clip_files / "x")
-    assert "Unknown layout 'hf'" in error("convert", clip, clip_files / "x", "--layout=hf")
-    assert "exists already" in error("convert", clip, clip, "--layout=huggingface")
-    assert "no such file or directory" in error("convert", "nowhere", "x", "--layout=openai")
-    images = ["--images", clip_files / "one.png"]
-    assert "matches no file" in error(
-        "classify", f"--model={clip}", "--images=nothing*", "--labels=a"
-    )
-    assert "they must differ" in error("classify", f"--model={clip}", *images, "--labels=a,a")
-    assert "must hold {} exactly once" in error(
-        "classify", f"--model={clip}", *images, "--labels=a,b", "--templates=a photo"
-    )
-    (clip_files / "one.png").write_bytes(b"no picture")
-    assert "none of the 1 files is a picture" in error(
-        "classify", f"--model={clip}", *images, "--labels=a,b"
-    )
-
-
 def test_memory_of_loading_and_saving_is_that_of_the_parameters(tmp_path):
     """A process that loads and saves a model of 200 MB needs little more than it."""
     script = f"""
 import resource, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
-from test_weights import pretrained, CLIP
+from tiny_pretrained import pretrained, CLIP
 from vlrep_jax import weights
 wide = {{"width": 1024, "depth": 4, "heads": 16}}
 section = {{

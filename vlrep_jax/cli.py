@@ -19,6 +19,7 @@ REQUIRED = {
     "embed": ("--workdir", "--images or --texts", "--out"),
     "plan": ("--config", "--topology"),
     "convert": ("--layout",),
+    "export": ("--model", "--out"),
     "classify": ("--model", "--images", "--labels"),
 }
 CONFIG_HELP = (
@@ -114,6 +115,15 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     convert.add_argument(
         "--preset", metavar="NAME", help="architecture, such as ViT-B-32, where SRC does not say"
     )
+
+    export = _command(
+        commands, "export", _export, "Write the towers as programs that only JAX is needed to run."
+    )
+    export.usage = "vlrep export --model=PATH --out=DIR"
+    export.add_argument(
+        "--model", metavar="PATH", help="a model's files, or the DIR of a training run"
+    )
+    export.add_argument("--out", metavar="DIR", help="directory to write; not there yet")
 
     classify = _command(
         commands, "classify", _classify, "Say which of some labels fits each picture."
@@ -233,6 +243,17 @@ def _classify(args, config_args):
         templates=args.templates.split(";"),
         as_json=args.json,
     )
+    return 0
+
+
+def _export(args, config_args):
+    from vlrep_jax import weights
+    from vlrep_jax.export import export_towers
+
+    _no_config(args, config_args)
+    loaded = weights.load(args.model)
+    paths = export_towers(loaded.model, loaded.params, args.out, preprocess=loaded.preprocess)
+    print(f"Wrote {args.out}: {', '.join(path.name for path in paths)}.")
     return 0
 
 

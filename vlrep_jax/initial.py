@@ -5,7 +5,7 @@ with its own recipe and work directory; this is all that passes from one to the 
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -38,6 +38,7 @@ class Initial:
       drawn: paths of the model's parameters that begin anew.
       left: paths of the trained parameters that are not taken.
       last_is_read: see `fit_text_positions`.
+      image_changes: what `config.image` says of pictures that was otherwise in training.
     """
 
     opened: Opened
@@ -45,6 +46,7 @@ class Initial:
     drawn: tuple[str, ...]
     left: tuple[str, ...]
     last_is_read: bool
+    image_changes: tuple[str, ...] = ()
 
     def summary(self) -> str:
         """One line on what a run begins with."""
@@ -53,6 +55,7 @@ class Initial:
             changes.append(f"begun anew: {_listing(self.drawn)}")
         if self.left:
             changes.append(f"not taken: {_listing(self.left)}")
+        changes += self.image_changes
         listing = "; ".join(changes)
         return f"Parameters of {self.opened.path}" + (f": {listing}." if changes else ".")
 
@@ -99,7 +102,9 @@ class Initial:
         return drawn._replace(params=params, ema=ema)
 
 
-def find_initial(init_from: str, params, model, *, skip: Sequence[str] = ()) -> Initial:
+def find_initial(
+    init_from: str, params, model, *, skip: Sequence[str] = (), image: Mapping | None = None
+) -> Initial:
     """Finds a trained model and compares it with what a model needs; reads no values yet.
 
     Args:
@@ -110,6 +115,7 @@ def find_initial(init_from: str, params, model, *, skip: Sequence[str] = ()) -> 
       model: made by `models.create`.
       skip: patterns over parameter paths, of either side, that begin anew or are not taken:
         ('text/.*',) takes over the image tower alone, ('.*/projection/.*',) draws new heads.
+      image: `config.image`, where it is to be compared with what the model was trained on.
 
     Raises:
       FileNotFoundError: no such run, checkpoint or file.
@@ -126,23 +132,55 @@ def find_initial(init_from: str, params, model, *, skip: Sequence[str] = ()) -> 
     for pattern in skip:
         if not any(re.fullmatch(pattern, path) for path in skipped):
             raise ValueError(f"config.init_skip: {pattern!r} matches no parameter.")
-    problems, resized = _compare(
+    problems = [
+        f"config.model.{side}.{option} is {now!r}, trained with {then!r}"
+        for side, option, now, then in _changed(model, opened.model)
+        if not _is_left(side, needed, skipped)
+    ]
+    unfit, resized = _compare(
         {path: shape for path, shape in found.items() if path not in skipped},
         {path: shape for path, shape in needed.items() if path not in skipped},
     )
+    problems += unfit
     if problems:
         raise ValueError(
             f"config.init_from={init_from} does not fit config.model: {'; '.join(problems)}. "
             "config.init_skip names what is to begin anew or not to be taken."
         )
     pool = getattr(getattr(model, "text", model), "pool", "")
+    trained = opened.preprocess.section()
     return Initial(
         opened,
         resized,
         drawn=tuple(sorted(skipped & needed.keys())),
         left=tuple(sorted(skipped & found.keys())),
         last_is_read=pool in ("last", "cls"),
+        image_changes=tuple(
+            f"config.image.{name} is {value}, trained with {trained[name]}"
+            for name, value in (image or {}).items()
+            if _as_tuple(value) != _as_tuple(trained[name])
+        ),
     )
+
+
+def _as_tuple(value):
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _changed(model, trained):
+    """(side, option, value here, value there) of what changes the numbers but no shape."""
+    for side in ("image", "text"):
+        here, there = (getattr(one, side, one) for one in (model, trained))
+        for option in ("activation", "ln_eps", "causal", "pool"):
+            now, then = getattr(here, option, None), getattr(there, option, None)
+            if None not in (now, then) and now != then:
+                yield side, option, now, then
+
+
+def _is_left(side, needed, skipped):
+    """Whether the layers of a tower begin anew."""
+    layers = [path for path in needed if path.startswith(f"{side}/transformer/")]
+    return bool(layers) and skipped.issuperset(layers)
 
 
 def _compare(found, needed):

@@ -124,7 +124,13 @@ class Session:
     def _initial(self):
         params = self.experiment.abstract_state.params
         config, model = self.config, self.experiment.model
-        return find_initial(config.init_from, params, model, skip=config.init_skip)
+        return find_initial(
+            config.init_from,
+            params,
+            model,
+            skip=config.init_skip,
+            image=plain(config.image),
+        )
 
     def device_batches(self):
         """Batches on the devices; what was bad or cut short in them is counted."""

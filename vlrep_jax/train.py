@@ -77,13 +77,12 @@ def make_train_step(
 
 
 def _replaced(tree, changes):
-    """A nested mapping with the leaves of a part of it replaced."""
-    return {
-        name: _replaced(value, changes[name])
-        if isinstance(changes.get(name), Mapping)
-        else changes.get(name, value)
-        for name, value in tree.items()
-    }
+    """A tree of parameters with the leaves of a part of it, nested mappings, replaced."""
+    if not isinstance(changes, Mapping):
+        return changes
+    if not changes:
+        return tree
+    return dict(tree) | {name: _replaced(tree[name], value) for name, value in changes.items()}
 
 
 def fit(

@@ -1,0 +1,89 @@
+"""`vlrep convert`, `export` and `classify` on published models."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_pretrained import CLIP, pretrained
+
+from vlrep_jax import cli, weights
+from vlrep_jax.data.tokenizers import ClipTokenizer
+from vlrep_jax.exported import load_exported
+
+
+def called(capsys, *argv):
+    with pytest.raises(SystemExit) as exit:
+        cli.main([str(word) for word in argv])
+    return exit.value.code or 0, capsys.readouterr()
+
+
+@pytest.fixture
+def clip_files(tmp_path):
+    weights.save(tmp_path / "clip", pretrained(CLIP, ClipTokenizer()), "openclip")
+    rng = np.random.default_rng(0)
+    # Square: of others Hugging Face and OpenCLIP may cut another half pixel off.
+    for name in ("one.png", "two.jpg"):
+        Image.fromarray(rng.integers(0, 256, (50, 50, 3), np.uint8)).save(tmp_path / name)
+    return tmp_path
+
+
+def test_convert_and_classify(clip_files, capsys):
+    code, out = called(
+        capsys, "convert", clip_files / "clip", clip_files / "hf", "--layout=huggingface"
+    )
+    assert code == 0 and "hf (huggingface) from" in out.out
+    words = ["--images", clip_files / "*.[pj][np]g", "--labels=a cat,a dog, a lamp"]
+    answers = []
+    for name in ("clip", "hf"):
+        code, out = called(capsys, "classify", f"--model={clip_files / name}", *words, "--json")
+        assert code == 0 and not out.err
+        answers.append([json.loads(line) for line in out.out.splitlines()])
+    assert [Path(row["image"]).name for row in answers[0]] == ["one.png", "two.jpg"]
+    for one, two in zip(*answers, strict=True):
+        assert list(one["scores"]) == ["a cat", "a dog", "a lamp"]
+        assert sum(one["scores"].values()) == pytest.approx(1)
+        assert one["scores"] == pytest.approx(two["scores"], abs=1e-5)
+    code, out = called(capsys, "classify", f"--model={clip_files / 'hf'}", *words)
+    rows = out.out.splitlines()
+    assert len(rows) == 2 and rows[0].startswith("one.png  ") and "%" in rows[0]
+
+
+def test_export_and_run(clip_files, capsys):
+    out_dir = clip_files / "programs"
+    code, out = called(capsys, "export", f"--model={clip_files / 'clip'}", f"--out={out_dir}")
+    assert code == 0 and f"Wrote {out_dir}: " in out.out
+    towers, one = load_exported(out_dir), weights.load(clip_files / "clip")
+    pixels = np.stack([one.preprocess(clip_files / "one.png")] * 3)
+    images = [clip_files / "one.png"] * 3
+    np.testing.assert_allclose(towers.encode_image(pixels), one.encode_image(images), atol=1e-6)
+    tokens = one.tokenizer(["a cat", "a dog"], 77)
+    text = one.encode_text(["a cat", "a dog"])
+    np.testing.assert_allclose(towers.encode_text(tokens), text, atol=1e-6)
+
+
+def test_mistakes_on_the_command_line(clip_files, capsys):
+    clip = clip_files / "clip"
+
+    def error(*argv):
+        code, out = called(capsys, *argv)
+        assert code == 2
+        return out.err
+
+    assert "--layout is required" in error("convert", clip, clip_files / "x")
+    assert "Unknown layout 'hf'" in error("convert", clip, clip_files / "x", "--layout=hf")
+    assert "exists already" in error("convert", clip, clip, "--layout=huggingface")
+    assert "no such file or directory" in error("convert", "nowhere", "x", "--layout=openai")
+    images = ["--images", clip_files / "one.png"]
+    assert "matches no file" in error(
+        "classify", f"--model={clip}", "--images=nothing*", "--labels=a"
+    )
+    assert "they must differ" in error("classify", f"--model={clip}", *images, "--labels=a,a")
+    assert "must hold {} exactly once" in error(
+        "classify", f"--model={clip}", *images, "--labels=a,b", "--templates=a photo"
+    )
+    (clip_files / "one.png").write_bytes(b"no picture")
+    assert "none of the 1 files is a picture" in error(
+        "classify", f"--model={clip}", *images, "--labels=a,b"
+    )
