@@ -28,7 +28,7 @@ LAYERS = (
     ("objectives", "evals", "optim", "data"),
     ("parallel",),
     ("losses", "models", "rules"),
-    ("collectives", "build", "exported"),
+    ("collectives", "build", "exported", "scores"),
 )
 LEVEL = {unit: level for level, units in enumerate(LAYERS) for unit in units}
 SEE_CONFIGS = {"initial", "recipes", "experiment", "run", "plan", "evaluation", "workdirs", "cli"}
