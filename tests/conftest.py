@@ -18,6 +18,7 @@ os.environ["XLA_FLAGS"] = " ".join(
 )
 
 import jax
+import pytest
 
 
 def pytest_configure(config):
@@ -27,3 +28,11 @@ def pytest_configure(config):
         jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("compiled")))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs_of_one_file_at_a_time():
+    """Each compiled program maps some memory; those of all files pass Linux's limit of 65,530 maps,
+    and the next one ends the process."""
+    yield
+    jax.clear_caches()
