@@ -242,7 +242,9 @@ def _tokenizer(layout, config, built, file) -> Tokenizer | None:
         text = config.get("model_cfg", config).get("text_cfg", {})
         clean = (text.get("tokenizer_kwargs") or {}).get("clean")
     try:
-        return tokenizer_from_directory(file.parent, clean=clean)
+        # All of SigLIP was trained on lower case, though SigLIP 2's files name Gemma's tokenizer.
+        lower_case = True if built.bias_init is not None else None
+        return tokenizer_from_directory(file.parent, clean=clean, lower_case=lower_case)
     except FileNotFoundError:
         is_clip = built.text.vocab_size == 49_408 and layout in ("openai", "openclip")
         return ClipTokenizer() if is_clip else None
