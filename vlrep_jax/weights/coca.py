@@ -3,7 +3,15 @@
 from collections.abc import Mapping
 
 from vlrep_jax.weights.layout import only, positive
-from vlrep_jax.weights.mapping import Entry, attention, linear, norm, packed_heads, repeated
+from vlrep_jax.weights.mapping import (
+    Entry,
+    attention,
+    block,
+    linear,
+    norm,
+    packed_heads,
+    repeated,
+)
 
 
 def pool_entries(tower, key: str) -> list[Entry]:
@@ -28,15 +36,6 @@ def pool_entries(tower, key: str) -> list[Entry]:
 
 def decoder_entries(decoder, key: str = "text_decoder") -> list[Entry]:
     """The multimodal decoder: layers of the text alone alternate with such that see the image."""
-
-    def block(ours, their, i):
-        return [
-            *norm(f"{ours}/ln_1", f"{their}.ln_1", i),
-            *attention(f"{ours}/attn", f"{their}.attn", i),
-            *norm(f"{ours}/ln_2", f"{their}.ln_2", i),
-            *linear(f"{ours}/mlp/fc1", f"{their}.mlp.c_fc", i),
-            *linear(f"{ours}/mlp/fc2", f"{their}.mlp.c_proj", i),
-        ]
 
     def layer(i):
         cross = f"{key}.cross_attn.{i}"

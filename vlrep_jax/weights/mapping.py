@@ -133,6 +133,17 @@ def attention(path: str, key: str, layer=None) -> list[Entry]:
     return packed + linear(f"{path}/out", f"{key}.out_proj", layer, form="from_heads")
 
 
+def block(path: str, key: str, layer: int) -> list[Entry]:
+    """A layer of OpenAI's and OpenCLIP's transformers."""
+    return [
+        *norm(f"{path}/ln_1", f"{key}.ln_1", layer),
+        *attention(f"{path}/attn", f"{key}.attn", layer),
+        *norm(f"{path}/ln_2", f"{key}.ln_2", layer),
+        *linear(f"{path}/mlp/fc1", f"{key}.mlp.c_fc", layer),
+        *linear(f"{path}/mlp/fc2", f"{key}.mlp.c_proj", layer),
+    ]
+
+
 def repeated(depth: int, entries: Callable[[int], list[Entry]]) -> list[Entry]:
     """The entries of every layer."""
     return [entry for layer in range(depth) for entry in entries(layer)]

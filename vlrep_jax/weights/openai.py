@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from vlrep_jax.weights import coca, resnet
-from vlrep_jax.weights.mapping import Entry, attention, linear, norm, repeated
+from vlrep_jax.weights.mapping import Entry, block, linear, norm, repeated
 
 # What OpenAI's archives hold beside parameters.
 NOT_PARAMETERS = ("input_resolution", "context_length", "vocab_size", "attn_mask")
@@ -70,17 +70,7 @@ def text_entries(tower, prefix: str) -> list[Entry]:
 def layers(path: str, key: str, depth: int) -> list[Entry]:
     """The layers of a transformer: ours are stacked, theirs are numbered."""
 
-    def layer(i):
-        ours, their = f"{path}/layers", f"{key}.{i}"
-        return [
-            *norm(f"{ours}/ln_1", f"{their}.ln_1", i),
-            *attention(f"{ours}/attn", f"{their}.attn", i),
-            *norm(f"{ours}/ln_2", f"{their}.ln_2", i),
-            *linear(f"{ours}/mlp/fc1", f"{their}.mlp.c_fc", i),
-            *linear(f"{ours}/mlp/fc2", f"{their}.mlp.c_proj", i),
-        ]
-
-    return repeated(depth, layer)
+    return repeated(depth, lambda i: block(f"{path}/layers", f"{key}.{i}", i))
 
 
 def _check(model):
