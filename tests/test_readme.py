@@ -1,4 +1,4 @@
-"""What the README says runs: its Python block, and the commands and files it names."""
+"""What the README says runs: its Python blocks, and the commands and files it names."""
 
 import re
 import shlex
@@ -6,16 +6,33 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from PIL import Image
+from tiny_pretrained import CLIP, pretrained
 
-from vlrep_jax import cli
+from vlrep_jax import cli, weights
+from vlrep_jax.data.tokenizers import ClipTokenizer
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_python_example_runs():
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+LOADING, BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def test_a_published_model_is_used_in_a_few_lines(tmp_path, monkeypatch, capsys):
+    """With a small model in the place of the one that it names."""
+    monkeypatch.chdir(tmp_path)
+    weights.save("clip-vit-base-patch32", pretrained(CLIP, ClipTokenizer()), "huggingface")
+    for name in ("cat.jpg", "dog.jpg"):
+        Image.new("RGB", (40, 50), "white").save(name)
     names = {}
+    exec(LOADING, names)
+    assert len(names["image"]) == len(names["text"]) == 2
+    assert capsys.readouterr().out.startswith("[[")
+
+
+def test_the_python_example_runs():
+    code, names = BLOCKS, {}
     exec(code, names)
     # Eight pairs of one picture and one text: every logit is the same.
     np.testing.assert_allclose(names["value"], np.log(8), rtol=1e-5)
@@ -33,7 +50,7 @@ def test_every_file_that_is_named_exists():
 
 def test_the_commands_are_understood():
     blocks = re.findall(r"```\n(vlrep .*?)```", README, re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     for line in "".join(blocks).splitlines():
         words = shlex.split(line, comments=True)
         args, overrides = cli.parse(words[1:])

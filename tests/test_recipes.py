@@ -196,7 +196,7 @@ def test_every_key_of_the_base_recipe_is_read():
     read = names_read()
     # `config[key]` in check_keys looks at some more; here they must be used by name.
     assert {key for key in recipes.base() if f"config.{key}" not in read} == set()
-    assert set(recipes.base().image) == {f.name for f in fields(Preprocess)} - {"size"}
+    assert set(recipes.base().image) == {f.name for f in fields(Preprocess)} - {"size", "rgb"}
     for section in ("data", "parallel"):
         keys = recipes.base()[section].keys()
         assert {key for key in keys if f"{section}.{key}" not in read} == set()
