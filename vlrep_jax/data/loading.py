@@ -63,7 +63,7 @@ class TrainLoader:
         missing = indices if cached is None else [i for i in indices if i not in cached]
         fresh = {}
         for index, sample in zip(missing, self._source.__getitems__(missing), strict=True):
-            image = _decode_or_bad(sample.image, self._max_pixels)
+            image = _decode_or_bad(sample, self._max_pixels)
             fresh[index] = (
                 (sample, image) if cached is None else (sample._replace(image=b""), image)
             )
@@ -91,7 +91,7 @@ class EvalLoader:
         reasons = []
         for row, sample in enumerate(samples):
             index[row] = indices[row]
-            image = _decode_or_bad(sample.image, self._max_pixels)
+            image = _decode_or_bad(sample, self._max_pixels)
             if isinstance(image, BadImage):
                 reasons.append((image.reason, sample.key))
                 continue
@@ -105,9 +105,11 @@ class EvalLoader:
         return batch, reasons
 
 
-def _decode_or_bad(data, max_pixels):
+def _decode_or_bad(sample, max_pixels):
+    if sample.problem:
+        return BadImage(sample.problem)
     try:
-        return decode(data, max_pixels)
+        return decode(sample.image, max_pixels)
     except BadImage as error:
         return error.with_traceback(None)  # a kept traceback would keep the bytes alive
 

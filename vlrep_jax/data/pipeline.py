@@ -11,10 +11,10 @@ import logging
 from collections import Counter
 
 import grain
-import numpy as np
 
 from vlrep_jax.data.decoding import MAX_PIXELS
 from vlrep_jax.data.loading import EvalLoader, TrainLoader
+from vlrep_jax.data.order import order
 
 _LOG = logging.getLogger(__name__)
 _BAD_MINIMUM = 256  # samples to see before their bad share is judged
@@ -84,8 +84,8 @@ def train_batches(
     def load_batch(number, indices):
         return load((number * process_count + process_index) * rows, indices)
 
-    order = grain.MapDataset.range(len(source)).shuffle(seed=_grain_seed(seed)).repeat()
-    batches = order.batch(rows)[process_index::process_count].map_with_index(load_batch)
+    mine = order(source, seed).batch(rows)[process_index::process_count]
+    batches = mine.map_with_index(load_batch)
     options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=prefetch)
     iterator = iter(batches.to_iter_dataset(options))
     fingerprint = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
@@ -233,10 +233,6 @@ def _rows_per_host(batch_size, process_index, process_count):
             f"the nearest is {nearest}."
         )
     return batch_size // process_count
-
-
-def _grain_seed(seed):
-    return int(np.random.SeedSequence(seed).generate_state(1)[0])  # Grain wants 32 bits
 
 
 def _described(function):

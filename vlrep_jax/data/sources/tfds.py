@@ -1,55 +1,10 @@
-"""Random-access sources of encoded pictures with captions; `SOURCES` lists them.
-
-A source holds no open file when it is pickled, needs no TensorFlow, and never decodes a picture.
-"""
+"""TFDS data sets stored as ArrayRecord, read without TensorFlow."""
 
 import hashlib
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import numpy as np
-
-
-class Sample(NamedTuple):
-    """One picture and what is said about it.
-
-    Attributes:
-        image: the encoded file.
-        captions: texts that describe the picture; empty where the data set has none.
-        key: unique within its source.
-        labels: what else the source knows, as plain values.
-        identity: samples of equal identity are never each other's negatives; '' where a source
-            does not know, and the pipeline then goes by the caption's text.
-    """
-
-    image: bytes
-    captions: tuple[str, ...]
-    key: str
-    labels: dict[str, Any]
-    identity: str = ""
-
-
-def _text(value):
-    # A caption that is not UTF-8 becomes one with replacement characters, not a crash in a worker.
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-
-
-def _texts(value):
-    if value is None:
-        return ()
-    if isinstance(value, str | bytes):
-        return (_text(value),)
-    return tuple(_text(item) for item in np.ravel(np.asarray(value, dtype=object)))
-
-
-def _at(example, path):
-    """The value at a dotted path; a list of mappings gives a list of values."""
-    value = example
-    for part in path.split("."):
-        value = [item[part] for item in value] if isinstance(value, list | tuple) else value[part]
-    return value
+from vlrep_jax.data.sources.sample import Sample, plain, text, texts
 
 
 class Tfds:
@@ -123,11 +78,11 @@ class Tfds:
         return [self._sample(i, self._parse(r)) for i, r in zip(indices, records, strict=True)]
 
     def _sample(self, index, example):
-        key = _text(_at(example, self._paths["key"])) if "key" in self._paths else str(index)
-        labels = {name: _plain(_at(example, path)) for name, path in self._labels.items()}
+        key = text(_at(example, self._paths["key"])) if "key" in self._paths else str(index)
+        labels = {name: plain(_at(example, path)) for name, path in self._labels.items()}
         return Sample(
             bytes(_at(example, self._paths["image"])),
-            _texts(_at(example, self._paths["captions"])),
+            texts(_at(example, self._paths["captions"])),
             key,
             labels,
         )
@@ -146,70 +101,12 @@ class Tfds:
         self._records, self._parse = self._open()
 
 
-class EmojiCaptions(Tfds):
-    """Twemoji and OpenMoji pictures with their names; prepared in `data_dir` when missing.
-
-    Splits: `train`, `unseen` and `unseen_motifs` (Twemoji), `unseen_openmoji`; see
-    `emoji_captions.py`. The one caption of a sample is its plain name. Labels: aliases (tuple),
-    concept, motif, skin_tone, group, subgroup, artist, codepoints. The same emoji by two artists
-    has one identity.
-
-    Args:
-        data_dir: of TFDS data sets.
-        split: one of the above.
-        twemoji_repeats: how often an epoch shows each of Twemoji's pictures, OpenMoji's being once.
-    """
-
-    LABELS = (
-        "aliases",
-        "artist",
-        "codepoints",
-        "concept",
-        "group",
-        "motif",
-        "skin_tone",
-        "subgroup",
-    )
-
-    def __init__(self, data_dir, split, *, twemoji_repeats=1):
-        from vlrep_jax.data import emoji_captions
-
-        super().__init__(
-            emoji_captions.prepare(data_dir),
-            split,
-            captions="name",
-            key="key",
-            labels={label: label for label in self.LABELS},
-        )
-        self._repeats = twemoji_repeats
-        self._record_of = np.arange(super().__len__())
-        if twemoji_repeats != 1:
-            records = super().__getitems__(self._record_of)
-            times = [twemoji_repeats if r.labels["artist"] == "twemoji" else 1 for r in records]
-            self._record_of = np.repeat(self._record_of, times)
-
-    def __len__(self):
-        return len(self._record_of)
-
-    def __getitems__(self, indices):
-        return super().__getitems__(self._record_of[np.asarray(indices, int)])
-
-    def _sample(self, index, example):
-        sample = super()._sample(index, example)
-        return sample._replace(identity=sample.labels["codepoints"])
-
-    def fingerprint(self):
-        """As of `Tfds`, and of the repeats."""
-        return hashlib.sha256(f"{super().fingerprint()} {self._repeats}".encode()).hexdigest()
-
-
-def _plain(value):
-    """bytes -> str, arrays and lists -> tuple, NumPy scalar -> Python scalar."""
-    if isinstance(value, bytes | str):
-        return _text(value)
-    if isinstance(value, list | tuple | np.ndarray):
-        return tuple(_plain(item) for item in value)
-    return value.item() if isinstance(value, np.generic) else value
+def _at(example, path):
+    """The value at a dotted path; a list of mappings gives a list of values."""
+    value = example
+    for part in path.split("."):
+        value = [item[part] for item in value] if isinstance(value, list | tuple) else value[part]
+    return value
 
 
 def _nested(paths):
@@ -265,42 +162,3 @@ def _version_directory(path):
             f"It has: {listing}"
         )
     return Path(found[0])
-
-
-class Pictures:
-    """Picture files without captions, such as a user's own to embed; the key is the path."""
-
-    def __init__(self, paths: Sequence[str]):
-        self.paths = tuple(map(str, paths))
-
-    def __len__(self):
-        return len(self.paths)
-
-    def __getitem__(self, index):
-        path = self.paths[index]
-        try:
-            image = Path(path).read_bytes()
-        except OSError:
-            image = b""  # a bad picture like any other: named and left out
-        return Sample(image, (), path, {})
-
-    def __getitems__(self, indices):
-        return [self[int(index)] for index in indices]
-
-
-SOURCES = {"emoji_captions": EmojiCaptions, "tfds": Tfds}
-
-
-def captions(source: Sequence[Sample]):
-    """Every caption of every sample.
-
-    Returns:
-        A list of m texts, and int32[m], the index of the sample that each belongs to.
-    """
-    texts, owners = [], []
-    for start in range(0, len(source), 1024):
-        indices = range(start, min(start + 1024, len(source)))
-        for index, sample in zip(indices, source.__getitems__(indices), strict=True):
-            texts.extend(sample.captions)
-            owners.extend([index] * len(sample.captions))
-    return texts, np.asarray(owners, np.int32)

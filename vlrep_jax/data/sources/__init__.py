@@ -1,0 +1,32 @@
+"""Random-access sources of encoded pictures with captions; `SOURCES` lists them.
+
+A source holds no open file when it is pickled, needs no TensorFlow, and never decodes a picture.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from vlrep_jax.data.sources.emoji import EmojiCaptions
+from vlrep_jax.data.sources.pictures import Pictures
+from vlrep_jax.data.sources.sample import Sample
+from vlrep_jax.data.sources.tfds import Tfds
+
+__all__ = ["SOURCES", "EmojiCaptions", "Pictures", "Sample", "Tfds", "captions"]
+
+SOURCES = {"emoji_captions": EmojiCaptions, "tfds": Tfds}
+
+
+def captions(source: Sequence[Sample]):
+    """Every caption of every sample.
+
+    Returns:
+        A list of m texts, and int32[m], the index of the sample that each belongs to.
+    """
+    texts, owners = [], []
+    for start in range(0, len(source), 1024):
+        indices = range(start, min(start + 1024, len(source)))
+        for index, sample in zip(indices, source.__getitems__(indices), strict=True):
+            texts.extend(sample.captions)
+            owners.extend([index] * len(sample.captions))
+    return texts, np.asarray(owners, np.int32)

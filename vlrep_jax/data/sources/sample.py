@@ -1,0 +1,50 @@
+"""What every source gives: one encoded picture, and what is said about it."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Sample(NamedTuple):
+    """One picture and what is said about it.
+
+    Attributes:
+        image: the encoded file.
+        captions: texts that describe the picture; empty where the data set has none.
+        key: unique within its source.
+        labels: what else the source knows, as plain values.
+        identity: samples of equal identity are never each other's negatives; '' where a source
+            does not know, and the pipeline then goes by the caption's text.
+        problem: why the source cannot give this picture, one short stable word for counting; ''
+            where it can.
+    """
+
+    image: bytes
+    captions: tuple[str, ...]
+    key: str
+    labels: dict[str, Any]
+    identity: str = ""
+    problem: str = ""
+
+
+def text(value):
+    """A str; bytes that are not UTF-8 get replacement characters, not a crash in a worker."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def texts(value):
+    """One text or a sequence of them, of any nesting, as a tuple of str; None is none."""
+    if value is None:
+        return ()
+    if isinstance(value, str | bytes):
+        return (text(value),)
+    return tuple(text(item) for item in np.ravel(np.asarray(value, dtype=object)))
+
+
+def plain(value):
+    """bytes -> str, arrays and lists -> tuple, NumPy scalar -> Python scalar."""
+    if isinstance(value, bytes | str):
+        return text(value)
+    if isinstance(value, list | tuple | np.ndarray):
+        return tuple(plain(item) for item in value)
+    return value.item() if isinstance(value, np.generic) else value
