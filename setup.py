@@ -49,7 +49,7 @@ setup(
     install_requires=INSTALL,
     extras_require={
         "quickstart": QUICKSTART,
-        "test": [*QUICKSTART, "pytest>=8,<10", "ruff>=0.14,<0.18"],
+        "test": [*QUICKSTART, "pytest>=8,<10", "pytest-xdist>=3.6,<4", "ruff>=0.14,<0.18"],
         "parity": ["torch==2.13.0", "transformers>=4.50,<6", "open_clip_torch>=3,<4"],
         "tpu": ["jax[tpu]>=0.10.2,<0.11"],
         "cuda": ["jax[cuda13]>=0.10.2,<0.11"],
