@@ -128,7 +128,7 @@ def open_clip(shape, *, compile=False, device="cpu", bfloat16=False, threads=0, 
     """open_clip's model and loss in the step of its trainer, `open_clip_train.train`."""
     import torch
 
-    _declare_missing_operators(torch)
+    declare_missing_operators(torch)
     from open_clip.loss import ClipLoss
     from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
@@ -182,7 +182,7 @@ def open_clip(shape, *, compile=False, device="cpu", bfloat16=False, threads=0, 
     return step, sum(p.numel() for _, p in named), dict
 
 
-def _declare_missing_operators(torch):
+def declare_missing_operators(torch):
     """Lets a torchvision import without its compiled operators, which no model here calls.
 
     Its wheels are built for one torch; beside another, such as a local CPU build, they do not load.

@@ -13,4 +13,4 @@ else:
     sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
     import sides
 
-    sides._declare_missing_operators(torch)
+    sides.declare_missing_operators(torch)
