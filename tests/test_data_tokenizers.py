@@ -2,8 +2,10 @@
 
 import base64
 import gzip
+import html
 import pickle
 
+import ftfy
 import numpy as np
 import pytest
 from tiny_vocabularies import sentencepiece_model, unigram_json, wordpiece_vocabulary
@@ -15,6 +17,7 @@ from vlrep_jax.data.tokenizers import (
     FileTokenizer,
     SentencePieceTokenizer,
     WordPieceTokenizer,
+    cleaning,
     load_tokenizer,
     train_bpe,
 )
@@ -226,3 +229,21 @@ def test_bad_files_are_named(tmp_path):
 def test_kinds_are_named_by_the_table():
     assert {name: cls.kind for name, cls in TOKENIZERS.items()} == {n: n for n in TOKENIZERS}
     assert issubclass(BpeTokenizer, TOKENIZERS["bpe"])
+
+
+def test_the_short_way_of_repairing_is_that_of_ftfy():
+    """On each character it is for, beside some that make mojibake, and in random texts."""
+    every = [chr(c) for c in range(0x110000) if not 0xD800 <= c < 0xE000]
+    alone = [c for c in every if cleaning._UNTOUCHED.fullmatch(c)]
+    near = [f"{a}{c}{b}" for a, b in ("xy", "Ã ", " €", "â¬") for c in alone[:1000]]
+    rng = np.random.default_rng(0)
+    mixed = ["".join(rng.choice(alone, 12)) for _ in range(3000)]
+    latin = ["".join(rng.choice(alone[:300], 6)) for _ in range(3000)]
+    wrong = ["é, ü and ß".encode().decode(other) for other in ("latin-1", "cp1252", "macroman")]
+    short = 0
+    for text in [*alone, *near, *mixed, *latin, *wrong]:
+        expected = html.unescape(html.unescape(ftfy.fix_text(text)))
+        assert cleaning.repair(text) == cleaning.collapse(expected), repr(text)
+        short += cleaning._is_whole(text)
+    assert short > 30_000  # or nothing of it was tried
+    assert not any(map(cleaning._is_whole, wrong))

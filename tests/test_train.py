@@ -21,7 +21,9 @@ from tiny_recipe import Squares, config
 from vlrep_jax import metrics, run
 from vlrep_jax.build import plain
 from vlrep_jax.checkpoint import Checkpoints
+from vlrep_jax.data.pipeline import Batches
 from vlrep_jax.data.sources import SOURCES
+from vlrep_jax.data.tokenizers import load_tokenizer
 from vlrep_jax.experiment import make_experiment
 from vlrep_jax.parallel import make_mesh, shardings
 from vlrep_jax.train import TrainState, fit, make_train_step
@@ -50,7 +52,14 @@ def shared(wanted):
     """The experiment of a config, but for how often it logs, saves and evaluates."""
     default = _flat(plain(config()))
     changed = {k: v for k, v in _flat(plain(wanted)).items() if default.get(k, ...) != v}
-    often = ("log_every", "eval_every", "checkpoint_every", "keep_checkpoints")
+    often = (
+        "log_every",
+        "eval_every",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "keep_every",
+        "max_skipped",
+    )
     made = built(json.dumps({k: v for k, v in changed.items() if k not in often}, sort_keys=True))
     return dataclasses.replace(made, config=wanted)
 
@@ -181,10 +190,10 @@ def test_a_run_continues_under_another_wiring(uninterrupted, tmp_path, monkeypat
 
 
 def test_a_state_moves_between_device_counts_without_a_changed_bit(uninterrupted, tmp_path):
-    """Saved by 8 devices, restored and saved by 4, restored by 1, every leaf laid out anew."""
+    """Saved by 8 devices, then by 4, by 1 and by 8 again, every leaf laid out anew."""
     expected, _ = saved(uninterrupted("fsdp"), STEPS)
     directory = uninterrupted("fsdp")
-    for devices, fsdp in ((4, 2), (1, 1)):
+    for devices, fsdp in ((4, 2), (1, 1), (8, 4)):
         mesh = make_mesh(-1, fsdp, devices=jax.devices()[:devices])
         shapes = shared(config()).abstract_state
         layout = shardings(shapes, mesh, [(".*", "fsdp")])
@@ -279,7 +288,7 @@ def test_the_moving_average_follows_and_is_what_is_evaluated(uninterrupted):
 
 def test_an_update_that_overflows_ends_the_run_and_is_not_saved(tmp_path):
     changed = {"schedule.peak": 1e38, "checkpoint_every": 1}
-    with pytest.raises(FloatingPointError, match=r"parameter_norm is inf at step 2.*clip_norm"):
+    with pytest.raises(FloatingPointError, match=r"parameter_norm is inf after step 2.*clip_norm"):
         train(tmp_path, **changed)
     # The first step of a warm-up has a rate of 0.
     checkpoints = Checkpoints(tmp_path)
@@ -289,18 +298,52 @@ def test_an_update_that_overflows_ends_the_run_and_is_not_saved(tmp_path):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
 
 
+def test_batches_that_give_no_number_are_written_down_and_end_the_run(
+    uninterrupted, tmp_path, monkeypatch
+):
+    """From step 3 on: the checkpoint is that of a run that ended there, and goes on as that."""
+    plain_next, taken = Batches.__next__, []
+
+    def poisoned(batches):
+        batch = plain_next(batches)
+        taken.append(batch)
+        weights = np.full(len(batch["text"]), math.nan if len(taken) > 2 else 1, np.float32)
+        return batch | {"weights": weights}
+
+    often = {"checkpoint_every": 2, "max_skipped": 2, "log_every": 1}
+    with monkeypatch.context() as patched:
+        patched.setattr(Batches, "__next__", poisoned)
+        with pytest.raises(FloatingPointError, match="2 steps in a row, the last of them step 4"):
+            train(tmp_path, **often)
+    held = [json.loads((tmp_path / "bad_batches" / f"{n}.json").read_text()) for n in (3, 4)]
+    assert [each["step"] for each in held] == [3, 4]
+    # Nobody was asked for the keys while training: they are those of the batch's place.
+    batches = shared(config()).train_batches(load_tokenizer(tmp_path / "tokenizer.json"))
+    assert [each["keys"] for each in held] == [batches.keys(2), batches.keys(3)]
+    assert len(held[0]["keys"]) == len(taken[0]["text"]) and held[0]["keys"] != held[1]["keys"]
+    batches.close()
+    found = [row["train/skipped_steps"] for row in rows(tmp_path)]
+    assert found == [0, 0, 1]
+    assert saved(tmp_path, 2)[1]["skipped"] == {"total": 0, "in_a_row": 0}
+
+
 # The loop alone.
 
 
-def fitted(steps=7, begin=0, stop_at=None, nan_at=None, log=3, evaluate=4, save=5):
+def fitted(steps=7, begin=0, stop_at=None, bad_at=None, log=3, evaluate=4, save=5):
     """(events, last step) of `fit` with a train step that only counts."""
-    events = []
+    events, seen = [], []
 
     def step(state, batch):
         assert batch == int(state.step)
-        loss = jnp.float32(math.nan if int(state.step) + 1 == nan_at else 1.0)
-        values = {"loss": loss, "gradient_norm": 1.0, "parameter_norm": 1.0}
-        return state._replace(step=state.step + 1), values
+        assert len(seen) >= int(state.step) - begin - 1  # one step in flight, and no more
+        return state._replace(step=state.step + 1), {"loss": jnp.float32(1.0)}
+
+    def on_result(step, values):
+        assert values["loss"] == 1
+        seen.append(step)
+        if step == bad_at:
+            raise FloatingPointError(f"step {step} is bad")
 
     def on_step(step, values):
         events.append(f"log {step}" if values else f"{step}")
@@ -313,15 +356,17 @@ def fitted(steps=7, begin=0, stop_at=None, nan_at=None, log=3, evaluate=4, save=
             iter(range(begin, 100)),
             steps=steps,
             on_step=on_step,
+            on_result=on_result,
             save=lambda step, state: events.append(f"save {step}"),
             evaluate=lambda step, state: events.append(f"eval {step}"),
             log_every=log,
             eval_every=evaluate,
             checkpoint_every=save,
-            should_stop=lambda: stop_at is not None and str(stop_at) in " ".join(events).split(),
+            should_stop=lambda _: stop_at is not None and str(stop_at) in " ".join(events).split(),
         )
     except FloatingPointError as error:
         return events, str(error)
+    assert seen == [*range(begin + 1, int(state.step) + 1)]
     return events, int(state.step)
 
 
@@ -338,15 +383,16 @@ def test_a_loop_that_continues_does_not_evaluate_first():
 def test_a_stopped_loop_saves_where_it_is():
     assert fitted(stop_at=2) == (["eval 0", "1", "2", "save 2"], 2)
     assert fitted(stop_at=0) == (["eval 0"], 0)  # nothing was done
+    # What is due there is not saved again.
+    assert fitted(stop_at=5)[0][-2:] == ["5", "save 5"]
 
 
-@pytest.mark.parametrize("kind", ["log", "save"])
-def test_a_loss_that_is_not_finite_ends_the_loop_when_it_is_next_looked_at(kind):
-    events, message = fitted(nan_at=4, **{"log": 50, "save": 50} | {kind: 4})
-    assert events == ["eval 0", "1", "2", "3"]
-    assert message.startswith("loss is nan at step 4, and that step is not saved.")
+@pytest.mark.parametrize("kind", ["log", "save", "evaluate"])
+def test_a_result_is_seen_before_anything_is_made_of_its_step(kind):
+    events, message = fitted(bad_at=4, **{"log": 50, "save": 50, "evaluate": 50} | {kind: 4})
+    assert events == ["eval 0", "1", "2", "3"] and message == "step 4 is bad"
 
 
-def test_a_loop_stopped_at_a_loss_that_is_not_finite_saves_nothing():
-    events, message = fitted(nan_at=2, stop_at=2)
-    assert events == ["eval 0", "1", "2"] and "loss is nan at step 2" in message
+def test_a_loop_stopped_at_a_bad_step_saves_nothing():
+    events, message = fitted(bad_at=2, stop_at=2)
+    assert events == ["eval 0", "1", "2"] and message == "step 2 is bad"

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -12,11 +13,12 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from tiny_pretrained import CLIP, QUICK, RESNET, SIGLIP, TINY, pretrained
 from tiny_recipe import Squares, config
+from tiny_vocabularies import wordpiece_vocabulary
 
 from vlrep_jax import models, run, weights
 from vlrep_jax.data.preprocess import Preprocess
 from vlrep_jax.data.sources import SOURCES
-from vlrep_jax.data.tokenizers import ClipTokenizer
+from vlrep_jax.data.tokenizers import ClipTokenizer, WordPieceTokenizer, save_huggingface
 from vlrep_jax.experiment import make_experiment
 from vlrep_jax.initial import find_initial
 
@@ -160,6 +162,12 @@ def test_directories_without_one_clear_model(tmp_path, made):
         ({"vision_config": {"num_channels": 1}}, "num_channels=1; only num_channels=3 is read"),
         ({"vision_config": {"image_size": 64}}, "position_embedding.weight has shape"),
         ({"text_config": {"num_hidden_layers": 1}}, "layers.1.* is left over"),
+        ({"text_config": {"num_hidden_layers": 10**12}}, "10.* layers, not up to 1000"),
+        ({"text_config": {"layer_norm_eps": [1]}}, r"ln_eps=\[1\] must be a number"),
+        ({"text_config": {"hidden_act": []}}, "a value in the config beside it is of another"),
+        ({"text_config": 3}, "a value in the config beside it is of another kind"),
+        ({"projection_dim": "x"}, "embed_dim='x' must be a whole number"),
+        ({"model_type": []}, "a value in the config beside it is of another kind"),
     ],
 )
 def test_configs_that_do_not_fit(tmp_path, made, change, message):
@@ -171,6 +179,35 @@ def test_configs_that_do_not_fit(tmp_path, made, change, message):
     with pytest.raises(ValueError, match=message) as caught:
         weights.load(path)
     assert str(path) in str(caught.value)
+
+
+def test_a_scale_may_have_a_dimension_and_masks_are_no_weights(tmp_path, made):
+    path = saved(tmp_path / "out", made(CLIP), "openclip") / "open_clip_model.safetensors"
+    tensors = load_file(path)
+    tensors["logit_scale"] = tensors["logit_scale"].reshape(1)
+    tensors["transformer.resblocks.0.attn_mask"] = np.zeros((77, 77), np.float32)
+    save_file(tensors, path)
+    assert_same(weights.load(tmp_path / "out").params, made(CLIP).params)
+
+
+def test_openclip_takes_the_tokenizer_that_its_config_names(tmp_path, made):
+    """CLIP's own, whatever lies beside it, where none is named; otherwise the one beside it."""
+    clip, bert = ClipTokenizer(), WordPieceTokenizer(vocabulary=wordpiece_vocabulary(["a red cat"]))
+    path = saved(tmp_path / "clip", made(CLIP), "openclip")
+    save_huggingface(clip, path)
+    loaded = weights.load(path)
+    assert loaded.tokenizer.kind == "clip"
+    weights.save(tmp_path / "bert", replace(loaded, tokenizer=bert), "openclip")
+    config = json.loads((tmp_path / "bert" / "open_clip_config.json").read_text())
+    text = config["model_cfg"]["text_cfg"]
+    assert text["hf_tokenizer_name"] and text["tokenizer_kwargs"] == {"strip_sep_token": True}
+    texts = ["a red cat", "red &amp; caf\u00e9", "a\u201dcat"]
+    again = weights.load(tmp_path / "bert").tokenizer
+    np.testing.assert_array_equal(again(texts, 12), bert(texts, 12))
+    text["tokenizer_kwargs"] = {"clean": "odd"}
+    (tmp_path / "bert" / "open_clip_config.json").write_text(json.dumps(config))
+    with pytest.warns(UserWarning, match=r"clean.*odd.*not known.*without a tokenizer"):
+        assert weights.load(tmp_path / "bert").tokenizer is None
 
 
 def test_a_file_that_tells_no_activation_warns_or_is_told(tmp_path, made):

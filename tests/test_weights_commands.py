@@ -11,6 +11,7 @@ from tiny_pretrained import CLIP, pretrained
 from vlrep_jax import cli, weights
 from vlrep_jax.data.tokenizers import ClipTokenizer
 from vlrep_jax.exported import load_exported
+from vlrep_jax.weights import files
 
 
 def called(capsys, *argv):
@@ -87,3 +88,15 @@ def test_mistakes_on_the_command_line(clip_files, capsys):
     assert "none of the 1 files is a picture" in error(
         "classify", f"--model={clip}", *images, "--labels=a,b"
     )
+
+
+def test_an_interrupted_conversion_leaves_nothing(clip_files, capsys, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(files, "_each", interrupted)
+    code, out = called(
+        capsys, "convert", clip_files / "clip", clip_files / "new" / "hf", "--layout=huggingface"
+    )
+    assert code == 130 and out.err == "vlrep: interrupted.\n"
+    assert list((clip_files / "new").iterdir()) == []

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pickle
+import resource
 import struct
 import zipfile
 
@@ -84,10 +85,14 @@ def test_an_index_joins_its_files_and_reaches_no_other(tmp_path):
         opened({"x": "one.safetensors", "z": "two.safetensors"})
     with pytest.raises(FileNotFoundError, match=r"three.safetensors: no such file"):
         opened({"x": "three.safetensors"})
-    with pytest.raises(ValueError, match="is not a file beside it"):
+    with pytest.raises(ValueError, match="is not a file of tensors beside it"):
         opened({"x": "../one.safetensors"})
-    with pytest.raises(ValueError, match="no weight_map"):
-        opened({})
+    for itself in (index.name, "", "."):
+        with pytest.raises(ValueError, match="is not a file of tensors beside it"):
+            opened({"x": itself})
+    for wrong in ({}, ["x"], 3):
+        with pytest.raises(ValueError, match="no weight_map"):
+            opened(wrong)
 
 
 class Evil:
@@ -143,6 +148,46 @@ def test_a_torch_pickle_by_hand_cannot_reach_other_names_through_admitted_ones(t
         with pytest.raises(ValueError, match=r"a\.pt: its archive cannot be read: "):
             open_tensors(tmp_path / "a.pt")
             pytest.fail(name)
+
+
+def asked_for(module, name):
+    return pickle.GLOBAL + f"{module}\n{name}\n".encode()
+
+
+def spelt(value):
+    """Instructions that make a plain value, without the frame of a whole pickle."""
+    return pickle.dumps(value, 2)[2:-1]
+
+
+def spelt_tensor(shape, stride):
+    """Instructions that make a tensor on the archive's member data/0."""
+    storage = b"(" + spelt("storage") + asked_for("torch", "FloatStorage")
+    storage += spelt("0") + spelt("cpu") + spelt(4) + b"tQ"
+    described = storage + spelt(0) + spelt(shape) + spelt(stride) + b"\x89Nt"
+    return asked_for("torch._utils", "_rebuild_tensor_v2") + b"(" + described + b"R"
+
+
+@pytest.mark.parametrize("slots", [False, True])
+@pytest.mark.parametrize("what", ["tensor", "function"])
+def test_a_pickle_cannot_change_what_it_is_given(tmp_path, what, slots):
+    """A tensor's strides, once changed, would reach memory that is not the file's."""
+    made = {
+        "tensor": spelt_tensor((4,), (1,)),
+        "function": asked_for("torch._utils", "_rebuild_tensor_v2"),
+    }[what]
+    change = {"shape": (1000, 1000), "stride": (1000, -1000), "__defaults__": (1,)}
+    change = spelt((None, change) if slots else change)
+    pickled = b"\x80\x02}" + spelt("w") + made + change + b"bs."
+    torch_archive(tmp_path / "a.pt", pickled, members=[("data/0", b"\0" * 16)])
+    with pytest.raises(ValueError, match="it changes a tensor or a function; it is refused"):
+        open_tensors(tmp_path / "a.pt")
+
+
+def test_a_tensor_larger_than_its_storage_is_refused(tmp_path):
+    pickled = b"\x80\x02}" + spelt("w") + spelt_tensor((2**40, 2), (0, 1)) + b"s."
+    torch_archive(tmp_path / "a.pt", pickled, members=[("data/0", b"\0" * 16)])
+    with pytest.raises(ValueError, match="a tensor is larger than its storage"):
+        open_tensors(tmp_path / "a.pt")
 
 
 def test_archives_that_torch_did_not_write_are_refused(tmp_path):
@@ -240,6 +285,28 @@ def test_objects_and_lies_in_an_npz(tmp_path):
         open_tensors(path)
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        "{1: 2, 'a': 3}",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (-1,)}",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (True,)}",
+        "{'descr': '<U5', 'fortran_order': False, 'shape': (1,)}",
+        "{'descr': '|V0', 'fortran_order': False, 'shape': (10000000,)}",
+        "{'descr': '<c8', 'fortran_order': False, 'shape': (1,)}",
+        "(" * 5000,
+        "-" * 5000 + "1",
+    ],
+)
+def test_hostile_headers_in_an_npz(tmp_path, header):
+    path = tmp_path / "a.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        start = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header) + 1)
+        archive.writestr("x.npy", start + header.encode() + b"\n" + b"\0" * 64)
+    with pytest.raises(ValueError, match=r"a\.npz: x\.npy "):
+        open_tensors(path)
+
+
 def test_other_kinds_of_files_are_told(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such file"):
         open_tensors(tmp_path / "a.pt")
@@ -267,3 +334,32 @@ def test_bfloat16_survives_npz(tmp_path):
     np.savez(tmp_path / "a.npz", x=values)
     with open_tensors(tmp_path / "a.npz") as found:
         assert found["x"].dtype == ml_dtypes.bfloat16
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_full_disk_is_told_and_leaves_nothing(tmp_path, name):
+    tensors = {"x": np.zeros(100_000, np.float32)}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with (
+            pytest.raises(OSError, match=rf"{name} cannot be written: File too large; nothing is"),
+            files.whole(tmp_path / name) as part,
+        ):
+            WRITERS[name](part, {"x": (100_000,)}, tensors.items())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_places_that_cannot_be_written_are_told(tmp_path):
+    (tmp_path / "file").write_text("x")
+    told = pytest.raises(OSError, match=r"file/x cannot be written: .*are its parents directories")
+    with told, files.whole(tmp_path / "file" / "x"):
+        pass
+    (tmp_path / "link").symlink_to("nowhere")
+    with (
+        pytest.raises(FileExistsError, match="link exists already"),
+        files.whole(tmp_path / "link"),
+    ):
+        pass

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from tiny_recipe import config
 
-from vlrep_jax import run, workdirs
+from vlrep_jax import embed, run, workdirs
 from vlrep_jax.build import plain
 from vlrep_jax.checkpoint import Checkpoints
 from vlrep_jax.data.tokenizers import FileTokenizer
@@ -76,7 +76,7 @@ def test_a_damaged_checkpoint_is_one_line_with_what_to_do(tmp_path):
     for path in (directory / "3" / "state").rglob("*"):
         if path.is_file():
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(ValueError, match=r"is damaged, or of another model.*--step") as caught:
+    with pytest.raises(ValueError, match=r"/3 is damaged: .* Name another step") as caught:
         Checkpoints(tmp_path).restore(3, LIKE)
     assert "\n" not in str(caught.value)
     with pytest.raises(FileNotFoundError, match=r"No checkpoint of step 4 .* there are: 3\."):
@@ -86,7 +86,7 @@ def test_a_damaged_checkpoint_is_one_line_with_what_to_do(tmp_path):
 def test_row_i_of_embedded_texts_is_line_i(tmp_path):
     path = tmp_path / "texts.txt"
     path.write_bytes("\ufeffa cat\r\n\r\na\u2028dog\n  \nlast\n".encode())
-    assert run._lines(path) == ["a cat", "", "a\u2028dog", "  ", "last"]
+    assert embed.lines_of(path) == ["a cat", "", "a\u2028dog", "  ", "last"]
 
 
 def test_a_tokenizer_whose_end_the_tower_would_not_find_is_refused():

@@ -50,18 +50,16 @@ def pmap_run(workdir):
 
 
 def main(process, port, folder):
+    from vlrep_jax.cluster import joined
+
+    limits = {"join_s": 60, "heartbeat_s": 100}
+    with joined(f"127.0.0.1:{port}", 2, process, **limits):
+        train_both(process, folder)
+
+
+def train_both(process, folder):
     import jax
 
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    address = f"127.0.0.1:{port}"
-    jax.distributed.initialize(
-        address,
-        num_processes=2,
-        process_id=process,
-        coordinator_bind_address=address,  # the default listens on every interface
-        initialization_timeout=60,
-        shutdown_timeout_seconds=15,
-    )
     from vlrep_jax.experiment import make_experiment
 
     assert (jax.process_count(), jax.local_device_count()) == (2, 4)

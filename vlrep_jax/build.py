@@ -6,8 +6,12 @@ keyword argument of that callable. Nothing here knows what the tables hold.
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+import numbers
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from types import UnionType
+from typing import get_args, get_origin
 
 
 def near(name: str, known: Iterable[str]) -> str:
@@ -33,15 +37,73 @@ def find(table: Mapping[str, Callable], name: str, kind: str) -> Callable:
     return table[name]
 
 
-def check_options(entry: Callable, options: Iterable[str], label: str, also=()) -> None:
-    """Raises ValueError naming the first option that neither `entry` takes nor `also` lists."""
+def check_options(
+    entry: Callable, options: Iterable[str], label: str, also=(), bound: bool = False
+) -> None:
+    """Raises ValueError naming the first option that neither `entry` takes nor `also` lists.
+
+    With `bound`, positional parameters without a default are the program's, given with each call.
+    """
     parameters = inspect.signature(entry).parameters.values()
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return
-    known = {*(p.name for p in parameters), *also} - {"name", "parent", "self"}
+    given = {
+        p.name
+        for p in parameters
+        if bound and p.default is p.empty and p.kind is not p.KEYWORD_ONLY
+    }
+    known = {*(p.name for p in parameters), *also} - {"name", "parent", "self"} - given
     for option in options:
         if option not in known:
             raise ValueError(f"{label} has no option {option!r}: {near(option, known)}.")
+
+
+# What a value is called that an annotation asks for, and whether one is it.
+_WORDS = {
+    bool: ("True or False", lambda value: isinstance(value, bool)),
+    int: ("a whole number", lambda value: _is_number(value, numbers.Integral)),
+    float: ("a number", lambda value: _is_number(value, numbers.Real)),
+    str: ("a text", lambda value: isinstance(value, str)),
+    os.PathLike: ("a path", lambda value: isinstance(value, os.PathLike)),
+    type(None): ("None", lambda value: value is None),
+    Mapping: ("a mapping", lambda value: hasattr(value, "items")),
+    Sequence: ("a list", lambda value: isinstance(value, list | tuple)),
+}
+
+
+def check_types(entry: Callable, options: Mapping, label: str) -> None:
+    """Raises ValueError where an option is not of the type that `entry` annotates it with."""
+    parameters = inspect.signature(entry).parameters
+    for option, value in options.items():
+        annotation = getattr(parameters.get(option), "annotation", None)
+        kinds = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+        origins = [get_origin(kind) or kind for kind in kinds]
+        if not all(origin in _WORDS for origin in origins):
+            continue  # not annotated, or with a class that says itself what it takes
+        if not any(_is_kind(value, kind) for kind in kinds):
+            words = [
+                _WORDS[origin][0] + (" of texts" if _holds_texts(kind) else "")
+                for origin, kind in zip(origins, kinds, strict=True)
+                if origin is not os.PathLike
+            ]
+            raise ValueError(f"{label}: {option}={value!r} must be {' or '.join(words)}.")
+
+
+def _is_kind(value, kind):
+    if not _WORDS[get_origin(kind) or kind][1](value):
+        return False
+    if not _holds_texts(kind):
+        return True
+    items = [x for pair in value.items() for x in pair] if hasattr(value, "items") else value
+    return all(isinstance(item, str) for item in items)
+
+
+def _holds_texts(kind):
+    return set(get_args(kind)) == {str}
+
+
+def _is_number(value, kind):
+    return isinstance(value, kind) and not isinstance(value, bool) and value == value
 
 
 def plain(section):
@@ -63,7 +125,8 @@ def build(table: Mapping[str, Callable], section: Mapping, kind: str, **extra):
       extra: arguments that the program adds to the user's.
 
     Raises:
-      ValueError: no name, an unknown name, an unknown option, or a missing one.
+      ValueError: no name, an unknown name, an unknown option, a missing one, or one of another
+        type than the entry annotates.
     """
     options = dict(section.items())
     if "name" not in options:
@@ -71,6 +134,7 @@ def build(table: Mapping[str, Callable], section: Mapping, kind: str, **extra):
     name = options.pop("name")
     entry = find(table, name, kind)
     check_options(entry, options, f"{kind} {name!r}")
+    check_types(entry, options, f"{kind} {name!r}")
     try:
         inspect.signature(entry).bind(**options, **extra)
     except TypeError as error:
@@ -85,5 +149,6 @@ def bind(table: Mapping[str, Callable], section: Mapping, kind: str, **extra) ->
     """
     options = plain(section)
     function = find(table, options.pop("name", None), kind)
-    check_options(function, options, f"{kind} {section['name']!r}")
+    check_options(function, options, f"{kind} {section['name']!r}", bound=True)
+    check_types(function, options, f"{kind} {section['name']!r}")
     return partial(function, **options, **extra) if options or extra else function

@@ -1,19 +1,19 @@
 """The command `vlrep`: flags in, one call out; a user's mistake is one line and exit code 2."""
 
 import argparse
-import inspect
 import logging
-import runpy
 import shlex
 import sys
 from pathlib import Path
 
-# What a wrong flag, file, value or environment raises; anything else is a fault of this library.
-USER_ERRORS = (ValueError, OSError, ModuleNotFoundError, FloatingPointError)
-USER_ERROR_CODE = 2
-STOPPED_CODE = 42  # told to stop, state saved: run the same command again
+from vlrep_jax.commands import data
+from vlrep_jax.config_files import load_config, override_config
+from vlrep_jax.exits import INTERRUPTED_CODE, STOPPED_CODE, USER_ERRORS, code_of
+
+DAMAGED_CODE = 1  # `vlrep checkpoints` found one that is not whole
 
 REQUIRED = {
+    "checkpoints": (),
     "train": ("--config", "--workdir"),
     "eval": ("--workdir",),
     "embed": ("--workdir", "--images or --texts", "--out"),
@@ -31,15 +31,20 @@ CONFIG_HELP = (
 def main(argv: list[str] | None = None) -> None:
     """Runs the command line and exits with its code."""
     args, config_args = parse(argv if argv is not None else sys.argv[1:])
-    # Orbax warns of a reader's checkpoints being read only, which is what was asked for.
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    # Orbax logs what goes wrong with a whole traceback; `checkpoint` says it in a line.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     try:
         sys.exit(args.run(args, config_args))
     except USER_ERRORS as error:
         if args.traceback:
             raise
         print(f"vlrep: error: {error}", file=sys.stderr)
-        sys.exit(USER_ERROR_CODE)
+        sys.exit(code_of(error))
+    except KeyboardInterrupt:
+        if args.traceback:
+            raise
+        print("vlrep: interrupted.", file=sys.stderr)
+        sys.exit(INTERRUPTED_CODE)
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -53,13 +58,21 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     train = _command(commands, "train", _train, "Train a recipe, or continue where it stopped.")
-    train.usage = "vlrep train --config=FILE[:ARG] --workdir=DIR [--config.KEY=VALUE ...]"
+    train.usage = (
+        "vlrep train --config=FILE[:ARG] --workdir=DIR [--restore_step=N] [--config.KEY=VALUE ...]"
+    )
     train.add_argument(
         "--config",
         metavar="FILE[:ARG]",
         help="such as configs/quickstart.py",
     )
     train.add_argument("--workdir", metavar="DIR", help="where checkpoints, metrics and report go")
+    train.add_argument(
+        "--restore_step",
+        type=int,
+        metavar="N",
+        help="go back to the checkpoint of this step, once; newer ones are set aside",
+    )
 
     evaluate = _command(
         commands, "eval", _eval, "Evaluate a checkpoint again; writes DIR/eval-STEP.json."
@@ -68,6 +81,19 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     evaluate.add_argument("--workdir", metavar="DIR", help="of a training run")
     evaluate.add_argument(
         "--step", type=int, metavar="N", help="checkpoint; the newest if not given"
+    )
+
+    listed = _command(
+        commands,
+        "checkpoints",
+        _checkpoints,
+        "List a run's checkpoints, and whether each is whole.",
+    )
+    listed.usage = "vlrep checkpoints WORKDIR [--json] [--no-verify]"
+    listed.add_argument("workdir", metavar="WORKDIR", help="of a training run")
+    listed.add_argument("--json", action="store_true", help="print one JSON array")
+    listed.add_argument(
+        "--no-verify", action="store_true", help="do not read the arrays: quicker, and says less"
     )
 
     embed = _command(commands, "embed", _embed, "Embed pictures or texts with a trained model.")
@@ -110,7 +136,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     convert.add_argument("src", metavar="SRC", help="a model's files, or the DIR of a training run")
     convert.add_argument("dst", metavar="DST", help="file or directory to write; not there yet")
     convert.add_argument(
-        "--layout", metavar="NAME", help="huggingface, openclip, openai or big_vision"
+        "--layout", metavar="NAME", help="huggingface, openclip, openai, big_vision or vlrep"
     )
     convert.add_argument(
         "--preset", metavar="NAME", help="architecture, such as ViT-B-32, where SRC does not say"
@@ -145,6 +171,8 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     classify.add_argument("--json", action="store_true", help="print one JSON object a picture")
 
+    data.add(commands, _command)
+
     args, rest = parser.parse_known_args(argv)
     config_args = [arg for arg in rest if arg.startswith("--config.")]
     unknown = [arg for arg in rest if arg not in config_args]
@@ -155,7 +183,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         word = unknown[0].split("=")[0]
         args.parser.error(f"unknown argument {unknown[0]!r}; {near(word, flags)}")
     # Only now, so that a misspelt flag is told as such and not as the absence of the right one.
-    for flag in REQUIRED[args.command]:
+    for flag in REQUIRED.get(args.command, ()):
         if not any(getattr(args, name.removeprefix("--")) for name in flag.split(" or ")):
             args.parser.error(f"{flag} is required")
     return args, config_args
@@ -163,7 +191,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 def _command(commands, name, run, summary):
     """A subcommand whose help begins with its summary."""
-    takes_config = name in ("train", "eval", "plan")
+    takes_config = name in ("train", "eval", "plan", "check", "inspect", "bench")
     parser = commands.add_parser(
         name,
         help=summary,
@@ -172,6 +200,11 @@ def _command(commands, name, run, summary):
         allow_abbrev=False,
     )
     parser.add_argument("--traceback", action="store_true", help="show where an error came from")
+    if name in ("train", "eval"):
+        many = parser.add_argument_group("processes, where a cluster is not found by itself")
+        many.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens")
+        many.add_argument("--processes", type=int, metavar="N", help="how many; 1 looks for none")
+        many.add_argument("--process", type=int, metavar="I", help="which one this is, from 0")
     parser.set_defaults(run=run, parser=parser, command=name)
     return parser
 
@@ -183,14 +216,23 @@ def _version():
 
 
 def _train(args, config_args):
-    from vlrep_jax import run
+    from vlrep_jax.stopping import Stop
 
-    config = load_config(args.config, config_args)
-    finished = run.train(config, Path(args.workdir))
+    # Before jax is loaded, which takes seconds.
+    with Stop(leaves_early=True) as stop:
+        config = load_config(args.config, config_args)
+        with _joined(args, config) as cluster:
+            from vlrep_jax import run
+
+            finished = run.train(
+                config, Path(args.workdir), args.restore_step, cluster=cluster, stop=stop
+            )
     if not finished:
+        # Given again, it would go back again.
+        again = [word for word in sys.argv[1:] if not word.startswith("--restore_step=")]
         print(
             "Stopped; what was trained is saved. To continue:",
-            shlex.join(["vlrep", *sys.argv[1:]]),
+            shlex.join(["vlrep", *again]),
             file=sys.stderr,
         )
         return STOPPED_CODE
@@ -198,20 +240,52 @@ def _train(args, config_args):
 
 
 def _eval(args, config_args):
-    from vlrep_jax import run
+    from vlrep_jax import run, workdirs
+    from vlrep_jax.stopping import Stop
 
-    run.evaluate(
-        Path(args.workdir), args.step, override=lambda config: override_config(config, config_args)
-    )
+    workdir = Path(args.workdir)
+    override = lambda config: override_config(config, config_args)  # noqa: E731
+    config = override(workdirs.read_config(workdir))
+    with Stop(leaves_early=True) as stop, _joined(args, config) as cluster:
+        stop.join(cluster)
+        run.evaluate(workdir, args.step, override=override)
     return 0
 
 
+def _checkpoints(args, config_args):
+    import jax
+
+    from vlrep_jax import workdirs
+    from vlrep_jax.checkpoint import listing
+
+    _no_config(args, config_args)
+    jax.config.update("jax_platforms", "cpu")  # the run may hold the accelerators
+    workdir = Path(args.workdir)
+    metric = workdirs.read_config(workdir).keep_best.metric
+    whole = listing.show(workdir, metric, as_json=args.json, verify=not args.no_verify)
+    return 0 if whole else DAMAGED_CODE
+
+
+def _joined(args, config):
+    """The other processes of this command, found or as its flags say."""
+    from vlrep_jax import cluster
+
+    limits = config.cluster
+    return cluster.joined(
+        args.coordinator,
+        args.processes,
+        args.process,
+        join_s=limits.join_s,
+        heartbeat_s=limits.heartbeat_s,
+    )
+
+
 def _embed(args, config_args):
-    from vlrep_jax import run
+    from vlrep_jax import embed
 
     if config_args:
         raise ValueError(f"vlrep embed takes no {config_args[0]!r}: the model is what was trained.")
-    run.embed(
+    embed.embed(
         Path(args.workdir),
         Path(args.out),
         images=args.images,
@@ -233,7 +307,7 @@ def _convert(args, config_args):
 
 def _classify(args, config_args):
     from vlrep_jax import classify
-    from vlrep_jax.run import files
+    from vlrep_jax.embed import files
 
     _no_config(args, config_args)
     classify.run(
@@ -274,84 +348,3 @@ def _plan(args, config_args):
         advice=not args.no_advice,
     )
     return 0
-
-
-def load_config(path: str, overrides: list[str]):
-    """The ConfigDict of a recipe file with `--config.key=value` words applied.
-
-    Args:
-      path: 'FILE' or 'FILE:ARG', ARG being passed to the file's get_config.
-      overrides: words such as '--config.schedule.peak=1e-3'.
-
-    Raises:
-      ValueError: no such key (the near ones are listed), a value of another type, or an argument
-        that the recipe does not take.
-      FileNotFoundError: no such file.
-    """
-    from ml_collections import ConfigDict
-
-    file, *arg = path.split(":", 1)
-    if not Path(file).is_file():
-        raise FileNotFoundError(f"--config={path}: there is no file {file!r}.")
-    try:
-        get_config = runpy.run_path(file).get("get_config")
-        if get_config is None:
-            raise ValueError(f"--config={path}: {file} has no function get_config.")
-        _check_argument(get_config, arg, path)
-        config = get_config(*arg)
-    except ValueError:
-        raise
-    except Exception as error:  # the recipe is the user's code
-        name = type(error).__name__
-        raise ValueError(f"--config={path}: {name}: {' '.join(str(error).split())}") from error
-    if not isinstance(config, ConfigDict):
-        raise ValueError(
-            f"--config={path}: get_config returned {type(config).__name__}, not a ConfigDict; "
-            "begin with recipes.base()."
-        )
-    return override_config(config, overrides)
-
-
-def _check_argument(get_config, arg, path):
-    """Raises ValueError where a recipe is given an argument it does not take, or none it needs."""
-    try:
-        inspect.signature(get_config).bind(*arg)
-    except TypeError:
-        takes = "takes no argument" if arg else "needs an argument"
-        raise ValueError(f"--config={path}: the recipe {takes}, --config=FILE:ARG.") from None
-
-
-def override_config(config, overrides: list[str]):
-    """The ConfigDict with `--config.key=value` words applied; errors as `load_config`."""
-    from absl import flags
-    from ml_collections import config_flags
-    from ml_collections.config_flags.config_flags import UnsupportedOperationError
-
-    for word in overrides:
-        _check_override(config, word)
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=overrides)
-    try:
-        values(["vlrep", *overrides])
-    except (flags.Error, UnsupportedOperationError) as error:
-        raise ValueError(" ".join(str(error).split())) from None
-    return values["config"].value.lock()
-
-
-def _check_override(config, word):
-    """Raises ValueError where a word is not --config.KEY=VALUE for a key that the recipe has."""
-    from ml_collections import ConfigDict
-
-    from vlrep_jax.build import near
-
-    path, equals, _ = word.partition("=")
-    if not equals:
-        raise ValueError(f"{word} has no value; write {word}=VALUE.")
-    *parents, last = path.removeprefix("--config.").split(".")
-    section, name = config, "config"
-    for key in (*parents, last):
-        if not isinstance(section, ConfigDict):
-            raise ValueError(f"{path}: {name} is a value, not a section.")
-        if key not in section:
-            raise ValueError(f"{path}: {name} has no key {key!r}; {near(key, section.keys())}.")
-        section, name = section[key], f"{name}.{key}"

@@ -1,6 +1,5 @@
 """From a config to what it describes: model, optimizer, compiled step, data, evaluations."""
 
-import json
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -12,15 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from vlrep_jax import models, optim, recipes
-from vlrep_jax.build import bind, build, check_options, find, near, plain
+from vlrep_jax import models, optim
+from vlrep_jax.build import bind, build, check_options, find, plain
 from vlrep_jax.collectives import global_sum
-from vlrep_jax.data.caption_choice import CAPTIONS
-from vlrep_jax.data.pipeline import Batches, train_batches
+from vlrep_jax.config_keys import check_keys
+from vlrep_jax.data.caption_choice import CAPTIONS, of_source
+from vlrep_jax.data.pipeline import Batches
 from vlrep_jax.data.preprocess import Preprocess
 from vlrep_jax.data.sources import SOURCES
 from vlrep_jax.data.tokenizers import TOKENIZERS, Tokenizer, train_bpe
-from vlrep_jax.data.transforms import TRANSFORMS
 from vlrep_jax.encoder import Encoder, make_encoder
 from vlrep_jax.evaluation import Evaluations
 from vlrep_jax.losses import LOSSES, captioning
@@ -41,19 +40,8 @@ from vlrep_jax.parallel import (
 )
 from vlrep_jax.rules import match_rules
 from vlrep_jax.train import TrainState, init_state, make_train_step
+from vlrep_jax.training_data import make_train_batches
 
-WIRINGS = ("jit", "pmap")
-# What a value may be where the default is of the first of these types.
-KINDS = ((bool,), (int,), (float, int), (str,), (ConfigDict,), (tuple, list))
-COUNTS = (
-    "batch_size",
-    "checkpoint_every",
-    "chunks",
-    "eval_every",
-    "keep_checkpoints",
-    "log_every",
-    "steps",
-)
 EVAL_BATCH = 256  # pictures or texts; large enough to fill a device, small beside a training step
 
 
@@ -109,30 +97,16 @@ class Experiment:
             batch_size=-(-EVAL_BATCH // devices) * devices,
         )
 
-    def train_batches(self, tokenizer: Tokenizer) -> Batches:
-        """This process's batches of the training data."""
-        data = self.config.data
+    def train_batches(self, tokenizer: Tokenizer, part: tuple[int, int] | None = None) -> Batches:
+        """The rows of one process in all batches of the training data: by default this one's.
+
+        Args:
+          part: number of a process, and how many there are.
+        """
+        index, count = part or (jax.process_index(), jax.process_count())
         check_divides(self.config.batch_size, jax.device_count(), self.config.chunks)
-        transform = bind(TRANSFORMS, data.transform, "transform", size=self.image_size)
-        try:  # nested options have no table to be checked against; now is sooner than in a thread
-            transform(np.zeros((4, 4, 3), np.uint8), np.random.default_rng(0))
-        except TypeError as error:
-            raise ValueError(f"config.data.transform: {error}.") from None
-        return train_batches(
-            build(SOURCES, data.source, "source"),
-            transform=transform,
-            caption=bind(CAPTIONS, data.caption, "caption"),
-            tokenizer=tokenizer,
-            context_length=self.context_length,
-            batch_size=self.config.batch_size,
-            seed=self.config.seed,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-            num_threads=data.num_threads,
-            prefetch=data.prefetch,
-            cache=data.cache,
-            max_bad_fraction=data.max_bad_fraction,
-        )
+        sizes = self.image_size, self.context_length
+        return make_train_batches(self.config, tokenizer, *sizes, part=(index, count))
 
     def evaluations(self) -> Evaluations:
         """The config's evaluations with their data opened."""
@@ -162,7 +136,9 @@ def make_experiment(config: ConfigDict, devices: Sequence[jax.Device] | None = N
         preprocess = Preprocess(image_size, **plain(config.image))
     except ValueError as error:
         raise ValueError(f"config.image: {error}") from None
-    mesh = make_mesh(config.parallel.data, config.parallel.fsdp, devices)
+    mesh = make_mesh(
+        config.parallel.data, config.parallel.fsdp, devices, slices=config.parallel.slices
+    )
     pmapped = config.parallel.wiring == "pmap"
 
     images = jnp.zeros((1, image_size, image_size, 3), jnp.float32)
@@ -242,36 +218,6 @@ def keep_programs(config: ConfigDict) -> None:
         jax.config.update("jax_compilation_cache_dir", path)
 
 
-def check_keys(config: ConfigDict) -> None:
-    """Raises ValueError where a config's keys are not those of `recipes.base`, or have no value."""
-    known = recipes.base()
-    _check_section(config, known, "config")
-    for name in recipes.FIXED_SECTIONS:
-        _check_section(config[name], known[name], f"config.{name}")
-    if config.parallel.wiring not in WIRINGS:
-        raise ValueError(
-            f"Unknown wiring {config.parallel.wiring!r}: {near(config.parallel.wiring, WIRINGS)}."
-        )
-    try:
-        json.dumps(plain(config))
-    except TypeError as error:
-        raise ValueError(f"config holds a value that is not plain: {error}.") from None
-    for key in COUNTS:
-        if config[key] < 1:
-            raise ValueError(f"config.{key}={config[key]} must be at least 1.")
-    for key in ("seed", "max_logit_scale", "clip_norm", "captioning_weight"):
-        if config[key] < 0:
-            raise ValueError(f"config.{key}={config[key]} must not be negative.")
-    for key, size in config.microbatch.items():
-        if size < 0:
-            raise ValueError(f"config.microbatch.{key}={size} must not be negative; 0 is all rows.")
-    for key in ("freeze", "clip_norm", "schedule", "params"):
-        if key in config.optimizer:
-            raise ValueError(f"config.optimizer has no key {key!r}; {key} stands beside it.")
-    if not 0 <= config.ema_decay < 1:
-        raise ValueError(f"config.ema_decay={config.ema_decay} must be in [0, 1).")
-
-
 def make_tokenizer(config: ConfigDict) -> Tokenizer:
     """The tokenizer that a config names; 'bpe' is trained on the training captions.
 
@@ -334,7 +280,7 @@ def _training_texts(config, draws: int = 2, most: int = 200_000):
     source = build(SOURCES, config.data.source, "source")
     if not len(source):
         raise ValueError("config.data.source has no samples.")
-    choose = bind(CAPTIONS, config.data.caption, "caption")
+    choose = of_source(source, bind(CAPTIONS, config.data.caption, "caption"))
     rng = np.random.default_rng(config.seed)
     step = -(-len(source) * draws // most)
     for start in range(0, len(source), 1024 * step):
@@ -367,19 +313,3 @@ def _projection(config, params):
         return lambda params: params
     bounds = (None, math.log(config.max_logit_scale))
     return partial(optim.clamp, rules=[("^logit_scale", bounds)])
-
-
-def _check_section(section, known, label):
-    for key in section:
-        if key not in known:
-            raise ValueError(f"{label} has no key {key!r}; {near(key, known)}.")
-    for key, default in known.items():
-        if key not in section:
-            raise ValueError(f"{label} lacks the key {key!r}; begin with recipes.base().")
-        kinds = next((kinds for kinds in KINDS if isinstance(default, kinds[0])), (object,))
-        if not isinstance(section[key], kinds) or isinstance(section[key], bool) != (
-            kinds[0] is bool
-        ):
-            raise ValueError(
-                f"{label}.{key}={section[key]!r} must be {kinds[0].__name__}, as in recipes.base()."
-            )

@@ -114,13 +114,16 @@ def read(path):
 class Progress:
     """A progress bar on a terminal, and a plain line every `every_s` seconds elsewhere."""
 
-    def __init__(self, total, *, start_step=0, stream=None, every_s=10.0, clock=time.monotonic):
+    def __init__(
+        self, total, *, unit="step", start_step=0, stream=None, every_s=10.0, clock=time.monotonic
+    ):
         self._total, self._start, self._step = total, start_step, start_step
+        self._unit = unit
         self._stream = sys.stderr if stream is None else stream
         self._every_s, self._clock = every_s, clock
         self._said, self._paced_from = clock(), None
         self._values = {}
-        self._bar = _bar(self._stream) if self._stream.isatty() else None
+        self._bar = _bar(self._stream, unit) if self._stream.isatty() else None
         if self._bar is not None:
             self._task = self._bar.add_task("step", total=total, completed=start_step, values="")
             self._bar.start()
@@ -156,7 +159,7 @@ class Progress:
 
     def _say(self):
         self._said = self._clock()
-        words = [f"step {self._step}/{self._total}", _words(self._values)]
+        words = [f"{self._unit} {self._step}/{self._total}", _words(self._values)]
         began, since = self._paced_from
         done, left = self._step - began, self._total - self._step
         if done and left > 0:
@@ -164,13 +167,13 @@ class Progress:
         print("  ".join(filter(None, words)), file=self._stream, flush=True)
 
 
-def _bar(stream):
+def _bar(stream, unit):
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
     return Bar(
-        TextColumn("step"),
+        TextColumn(unit),
         MofNCompleteColumn(),
         BarColumn(bar_width=None),
         TextColumn("{task.fields[values]}"),

@@ -19,11 +19,23 @@ from vlrep_jax.rules import match_rules
 BATCH_AXES = ("data", "fsdp")  # every mesh axis splits the batch; 'fsdp' may split parameters too
 
 
-def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(
+    data: int = -1,
+    fsdp: int = 1,
+    devices: Sequence[jax.Device] | None = None,
+    *,
+    slices: int = 0,
+) -> Mesh:
     """A mesh of all devices with axes ('data', 'fsdp'); a size of -1 takes the devices left over.
 
+    With several slices 'data' crosses them and 'fsdp' stays inside one: the network between slices
+    carries one sum of gradients a step, and parameters are gathered over the links of a slice.
+
+    Args:
+      slices: into how many the devices fall; 0 is as many as TPUs say they are.
+
     Raises:
-      ValueError: the sizes do not multiply to the number of devices.
+      ValueError: the sizes do not multiply to the number of devices, or do not fit the slices.
     """
     devices = list(devices if devices is not None else jax.devices())
     count, sizes = len(devices), [data, fsdp]
@@ -34,10 +46,51 @@ def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | Non
             f"parallel.data={data}, parallel.fsdp={fsdp} do not fit {count} devices: their product "
             f"must be {count}, and one of them may be -1 to take what is left."
         )
+    groups = by_slice(devices, slices)
+    if sizes[0] % len(groups):
+        raise ValueError(
+            f"parallel.data={data}, parallel.fsdp={fsdp} do not fit {len(groups)} slices of "
+            f"{count // len(groups)} devices: 'data' must be a multiple of {len(groups)}, so that "
+            "'fsdp' stays inside a slice."
+        )
     # Neighbours in the mesh are neighbours in a TPU's torus as far as the sizes let them.
-    grid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    inside = (sizes[0] // len(groups), sizes[1])
+    grids = [
+        mesh_utils.create_device_mesh(inside, group, allow_split_physical_axes=True)
+        for group in groups
+    ]
     # A mesh has explicit axes unless told; these programs leave propagation to the compiler.
-    return Mesh(grid, BATCH_AXES, axis_types=(AxisType.Auto,) * 2)
+    return Mesh(np.concatenate(grids), BATCH_AXES, axis_types=(AxisType.Auto,) * 2)
+
+
+def by_slice(devices: Sequence[jax.Device], slices: int) -> list[list[jax.Device]]:
+    """Devices in groups that are linked faster than the groups are; arguments as `make_mesh`.
+
+    Devices that say nothing of slices are grouped by process, as many processes to each slice.
+    """
+    if devices[0].platform == "tpu":
+        # A slice of a topology that is only compiled for has no number.
+        numbers = [getattr(device, "slice_index", 0) or 0 for device in devices]
+        if slices not in (0, len(set(numbers))):
+            raise ValueError(
+                f"parallel.slices={slices}, but these devices are of {len(set(numbers))}; 0 takes "
+                "what they say."
+            )
+    else:
+        slices = slices or 1
+        if len(devices) % slices:
+            raise ValueError(
+                f"parallel.slices={slices} must divide the {len(devices)} devices evenly."
+            )
+        devices = sorted(devices, key=lambda device: (device.process_index, device.id))
+        numbers = [i * slices // len(devices) for i in range(len(devices))]
+    groups = {number: [] for number in sorted(set(numbers))}
+    for device, number in zip(devices, numbers, strict=True):
+        groups[number].append(device)
+    if len({len(group) for group in groups.values()}) > 1:
+        sizes = {number: len(group) for number, group in groups.items()}
+        raise ValueError(f"The slices differ in size: {sizes} devices; start equal ones.")
+    return list(groups.values())
 
 
 def per_shard(fn: Callable, mesh: Mesh, *, batched: int) -> Callable:

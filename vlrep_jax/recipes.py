@@ -6,7 +6,7 @@ from vlrep_jax.data.preprocess import CLIP_MEAN, CLIP_STD
 from vlrep_jax.models import preprocessing
 
 # Sections whose keys are always those of `base`; the others name an entry of a table.
-FIXED_SECTIONS = ("image", "data", "parallel", "microbatch")
+FIXED_SECTIONS = ("image", "data", "parallel", "microbatch", "cluster", "keep_best")
 
 
 def base() -> ConfigDict:
@@ -69,18 +69,36 @@ def base() -> ConfigDict:
             },
             "transform": {"name": "random_crop"},  # data.transforms.TRANSFORMS
             "caption": {"name": "random"},  # data.caption_choice.CAPTIONS
-            "num_threads": 8,
+            "captions_per_image": 1,  # rows of one picture, each with another of its captions
+            # Of training pictures (data.picture.DECODERS): 'auto', 'opencv' or 'pillow'.
+            "decoder": "auto",
+            # Processes of each host that make batches; 0 leaves it to threads of the program.
+            "num_workers": 0,
+            "num_threads": 8,  # without workers
             "prefetch": 4,  # batches made ahead of the step
             "cache": False,  # keep decoded pictures in memory
             "max_bad_fraction": 0.1,  # of samples; more is an error
+            # Continuing with other data, transforms or captions: 'refuse', or 'continue' at the
+            # same batch.
+            "on_change": "refuse",
         }
     )
     config.evals = ConfigDict()  # name -> entry of evals.EVALS, with the source it reads
 
     # 'jit' over the mesh below, or 'pmap'. rules: (pattern, 'replicate' | 'fsdp') over state paths.
+    # slices: parts of 'data' that lie in networks of their own; 0 is as many as TPUs say they are.
     config.parallel = ConfigDict(
-        {"wiring": "jit", "data": -1, "fsdp": 1, "rules": ((".*", "fsdp"),)}
+        {"wiring": "jit", "data": -1, "fsdp": 1, "slices": 0, "rules": ((".*", "fsdp"),)}
     )
+    # Limits in seconds, beyond which all processes end (docs/clusters.md): joining each other,
+    # without a sign of life, any one step, save or evaluation, and all that comes before
+    # the first step is done, compiling included.
+    config.cluster = ConfigDict(
+        {"join_s": 300, "heartbeat_s": 100, "watchdog_s": 1800, "start_s": 7200}
+    )
+
+    # A step whose loss or gradient is not finite changes nothing; so many in a row end the run.
+    config.max_skipped = 10
 
     # Where compiled programs are kept for the next run of the same one ('' keeps none). A directory
     # that JAX was told of by other means, such as JAX_COMPILATION_CACHE_DIR, goes before it.
@@ -89,7 +107,16 @@ def base() -> ConfigDict:
     config.log_every = 50
     config.eval_every = 1000
     config.checkpoint_every = 1000
+    # Which checkpoints stay: the newest so many; for good each step that keep_every divides (0 is
+    # none); and the one with the best 'max' or 'min' of a metric, such as
+    # 'unseen/text_to_image_recall@10' ('' is none). Only a step that is evaluated as well as saved
+    # has one: where eval_every is not checkpoint_every, that is where both divide the step.
     config.keep_checkpoints = 3
+    config.keep_every = 0
+    config.keep_best = ConfigDict({"metric": "", "mode": "max"})
+    # When a checkpoint cannot be saved, as on a full disk: 'continue' training until the next is
+    # due and try again, or 'stop'. A run never ends well without its last state on disk.
+    config.on_save_error = "continue"
     return config
 
 

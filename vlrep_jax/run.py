@@ -1,23 +1,20 @@
-"""What `vlrep train`, `eval` and `embed` do with a work directory.
+"""What `vlrep train` and `eval` do with a work directory.
 
-It holds config.json, tokenizer.json, checkpoints/, metrics.jsonl, tb/ and, at the end,
+It holds config.json, tokenizer.json, checkpoints/, metrics.jsonl, tb/ and, at the end, model/,
 report.html and retrievals.png.
 """
 
-import signal
-import time
-from contextlib import closing, contextmanager
+import sys
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
-from vlrep_jax import metrics, workdirs
+from vlrep_jax import hosts, metrics, workdirs
 from vlrep_jax.build import plain
-from vlrep_jax.checkpoint import Checkpoints
-from vlrep_jax.data.pipeline import eval_batches
-from vlrep_jax.data.sources import Pictures
+from vlrep_jax.checkpoint import Checkpoints, SaveError
+from vlrep_jax.cluster import Cluster
 from vlrep_jax.data.tokenizers import load_tokenizer
 from vlrep_jax.evaluation import flat_metrics
 from vlrep_jax.experiment import (
@@ -28,36 +25,68 @@ from vlrep_jax.experiment import (
 )
 from vlrep_jax.initial import find_initial
 from vlrep_jax.report import RetrievalPanel, ZeroShotPanel, contact_sheet, write_report
+from vlrep_jax.retention import Keep
+from vlrep_jax.skipping import Skipped
+from vlrep_jax.stopping import Stop
+from vlrep_jax.timing import Clock, DeviceWatch, Interval
 from vlrep_jax.train import fit
+from vlrep_jax.watchdog import Watchdog
+from vlrep_jax.weights import save_run
 
 
-def train(config: ConfigDict, workdir: Path) -> bool:
-    """Trains a config in a work directory, from its newest checkpoint if it has one.
+def train(
+    config: ConfigDict,
+    workdir: Path,
+    restore_step: int | None = None,
+    *,
+    cluster: Cluster | None = None,
+    stop: Stop | None = None,
+) -> bool:
+    """Trains a config in a work directory, from its newest whole checkpoint if it has one.
+
+    Args:
+      restore_step: continue from this step; newer ones are set aside, and never mixed in.
+
+    Args:
+      cluster: of the processes that train together; None for this one alone.
+      stop: entered and not yet joined; None listens for signals for as long as this runs.
 
     Returns:
       True at the last step, False if told to stop before (the state is saved either way).
 
     Raises:
-      ValueError: the config is wrong, or the directory holds a run of another one.
-      FloatingPointError: the loss is not finite.
+      ValueError: the config is wrong, the directory holds a run of another one, or the processes
+        differ.
+      FileNotFoundError: there is no checkpoint of restore_step.
+      FloatingPointError: the loss is not finite in config.max_skipped steps in a row.
+      SaveError: the last state could not be saved, or any if config.on_save_error is 'stop'.
     """
-    with stop_on_signal() as stopped:
-        session = Session(config, workdir)
+    cluster = Cluster() if cluster is None else cluster
+    with ExitStack() as entered:
+        stop = entered.enter_context(Stop()) if stop is None else stop
+        stop.join(cluster)
+        watchdog = entered.enter_context(Watchdog(cluster.end))
+        watchdog.kick("start-up", config.cluster.start_s)
+        session = Session(config, workdir, cluster, stop, watchdog, restore_step)
         with session.writer:
-            with closing(session):  # after an error too: a checkpoint may be on its way
+            # Closed after an error too: a checkpoint may be on its way. With other processes, who
+            # would wait for this one, an error ends all of them before that.
+            with closing(session), cluster.ending_all():
                 state = fit(
                     session.restored(),
-                    session.experiment.step,
+                    session.step,
                     session.device_batches(),
                     steps=config.steps,
                     on_step=session.on_step,
+                    on_result=session.on_result,
                     save=session.save,
                     evaluate=session.evaluate,
                     log_every=config.log_every,
                     eval_every=config.eval_every,
                     checkpoint_every=config.checkpoint_every,
-                    should_stop=lambda: bool(stopped),
+                    should_stop=session.should_stop,
                 )
+                session.finish()
             finished = int(state.step) >= config.steps
             if finished:
                 session.report(state)
@@ -67,8 +96,10 @@ def train(config: ConfigDict, workdir: Path) -> bool:
 class Session:
     """One process's part in training a work directory: what `fit` calls, and where it writes."""
 
-    def __init__(self, config: ConfigDict, workdir: Path):
+    def __init__(self, config, workdir, cluster, stop, watchdog, restore_step=None):
         self.config, self.workdir, self.clock = config, workdir, Clock()
+        self.cluster, self.stop, self.watchdog = cluster, stop, watchdog
+        self.watch = DeviceWatch()
         self.is_writer = jax.process_index() == 0
         is_begun = workdirs.check_same_run(workdir, config)
         keep_programs(config)
@@ -85,13 +116,20 @@ class Session:
             tokenizer = make_tokenizer(config)
         check_vocabulary(tokenizer, self.experiment.model)
         self.batches = self.experiment.train_batches(tokenizer)
+        hosts.check_equal(cluster, config, self.batches.state()["fingerprint"])
         self.evaluations = self.experiment.evaluations()
         self.clock.lap("preparing data")
         self.encoder = self.experiment.encoder(tokenizer)
-        self.checkpoints = Checkpoints(workdir, keep=config.keep_checkpoints)
-        self.start_step = max(self.checkpoints.steps(), default=0)
+        keep = Keep(config.keep_checkpoints, config.keep_every, **config.keep_best)
+        self.checkpoints, self.unsaved = Checkpoints(workdir, keep=keep), None
+        like = self.experiment.abstract_state
+        if restore_step is None:
+            self.found = self.checkpoints.newest_good(like)
+        else:
+            self.found = self.checkpoints.roll_back(restore_step, like)
+        self.start_step = self.found.step if self.found else 0
         self.counts = dict.fromkeys(("bad", "truncated"), 0)  # samples since step 0
-        self.results = {}  # of the newest evaluation
+        self.results, self.evaluated = {}, (None, {})  # of the newest evaluation
         if self.is_writer and not is_begun:
             tokenizer.save(tokenizer_path)
         self.writer = metrics.MetricsWriter(
@@ -100,23 +138,34 @@ class Session:
             is_writer=self.is_writer,
             total_steps=config.steps,
         )
+        self.skipped = Skipped(workdir, config.max_skipped, self.writer.say)
 
     def restored(self):
-        """The state of the newest checkpoint, with the data at its place; or the initial state."""
+        """The state of the checkpoint found, with the data at its place; or the initial state."""
         self.writer.say(self.experiment.summary())
-        if not self.start_step:
+        self.writer.say(hosts.summary(self.cluster, self.config, self.experiment.mesh))
+        self.writer.say(self.batches.summary)
+        for name in self.checkpoints.cleared:
+            self.writer.say(f"Removed {name}: a run that was killed had not finished it.")
+        found, self.found = self.found, None  # what is trained on must not be held here too
+        if found is None:
             state = self.experiment.init()
             if self.config.init_from:
                 initial = self._initial()
                 state = initial.state(state)
                 self.writer.say(initial.summary())
         else:
-            state, data = self.checkpoints.restore(self.start_step, self.experiment.abstract_state)
-            self.batches.restore(data["batches"])
-            self.counts |= data["counts"]
-            self.writer.say(f"Continuing from step {self.start_step} of {self.config.steps}.")
+            state = found.state
+            self.batches.restore(found.data["batches"])
+            self.counts |= found.data["counts"]
+            self.skipped.restore(found.data.get("skipped", self.skipped.state()))
+            notes = [*found.notes, f"Continuing from step {found.step} of {self.config.steps}."]
+            changes = workdirs.changes(found.record["meta"]["config"], self.config)
+            for note in [*notes, *(f"Changed since that step: {text}." for text in changes)]:
+                self.writer.say(note)
         if self.is_writer:  # not before: what is there describes the checkpoints
             workdirs.write_json(self.workdir / "config.json", plain(self.config))
+        self.first_batch = self.batches.state()["next_batch"]
         self.clock.lap("set-up")
         self.interval = Interval(self.start_step, self.clock)
         return state
@@ -139,8 +188,26 @@ class Session:
             batch = next(self.batches)
             for name in self.counts:
                 self.counts[name] += int(batch.pop(name).sum())
+            # While a step ran on the devices, the batch was made beside it.
+            self.clock.lap("training", until=self.watch.finished_at())
             self.clock.lap("waiting for data")
             yield self.experiment.put(batch)
+
+    def step(self, state, batch):
+        """One step, whose end is watched."""
+        state, step_metrics = self.experiment.step(state, batch)
+        self.watch.follow(step_metrics)
+        return state, step_metrics
+
+    def should_stop(self, step):
+        """Whether to stop at a step boundary; another step may take its time from here."""
+        self._expect(f"step {step + 1}", is_start=step == self.start_step)
+        return self.stop.at(step)
+
+    def on_result(self, step, step_metrics):
+        """Looks at how a step went."""
+        number = self.first_batch + step - 1 - self.start_step
+        self.skipped.look(step, step_metrics, lambda: self.batches.keys(number))
 
     def on_step(self, step, values):
         """Shows progress, and writes metrics where there are any."""
@@ -150,7 +217,8 @@ class Session:
         self.writer.advance(step)
         if values is None:
             return
-        values = {f"train/{name}": float(value) for name, value in values.items()}
+        values = {f"train/{k}": float(v) for k, v in values.items() if k != "skipped"}
+        values["train/skipped_steps"] = self.skipped.total
         self.clock.lap("training")
         values["train/learning_rate"] = float(self.experiment.schedule(step - 1))
         values |= self.interval.until(step, self.config.batch_size)
@@ -159,32 +227,61 @@ class Session:
         self.writer.write(step, values)
 
     def save(self, step, state):
-        """Begins to save a checkpoint."""
+        """Begins to save a checkpoint, and says whether the one before it came to its end."""
+        self._expect(f"saving step {step}")
         self.clock.lap("training")
         data = {"batches": self.batches.state(), "counts": self.counts}
+        data["skipped"] = self.skipped.state()
         meta = {"config": plain(self.config), "versions": workdirs.versions()}
-        self.checkpoints.save(step, state, data, meta)
+        values = self.evaluated[1] if self.evaluated[0] == step else {}
+        parts = (step, state, data, meta, values)
+        for act in (self.checkpoints.finish, lambda: self.checkpoints.save(*parts)):
+            try:
+                act()
+                self.unsaved = None
+            except SaveError as error:
+                if self.config.on_save_error == "stop":
+                    raise
+                self.unsaved = error
+                self.writer.say(f"{error} Training goes on; the next save is a new attempt.")
         self.clock.lap("saving")
 
     def evaluate(self, step, state):
         """Runs all evaluations and writes their metrics."""
+        self._expect(f"evaluating step {step}", is_start=step == 0)
         self.clock.lap("training")
         self.results = self.evaluations(self.encoder(_evaluated(state)))
-        self.writer.write(step, flat_metrics(self.results))
+        self.evaluated = step, flat_metrics(self.results)
+        workdirs.check_metric(self.config.keep_best["metric"], self.evaluated[1])
+        self.writer.write(*self.evaluated)
         self.clock.lap("evaluating")
 
+    def finish(self):
+        """Waits for the last checkpoint; raises SaveError where it is not on disk."""
+        self.checkpoints.finish()
+        if self.unsaved is not None:
+            raise self.unsaved
+
     def close(self):
-        """Stops the data threads and waits for the last checkpoint."""
+        """Stops the data threads and waits for what is being saved; after an error too."""
+        self._expect("finishing the last checkpoint")
+        self.watch.close()
         self.batches.close()
-        self.checkpoints.close()
+        try:
+            self.checkpoints.close()
+        except SaveError as error:  # beside the error that ends the run
+            self.writer.say(str(error))
         self.clock.lap("saving")
 
     def report(self, state):
-        """Writes the report of the finished run."""
+        """Writes the model and the report of the finished run."""
+        self._expect("writing the report")
         if not self.results:  # nothing was left to do in this session
             self.results = self.evaluations(self.encoder(_evaluated(state)))
         if not self.is_writer:
             return
+        save_run(self.workdir, self.config.steps, self.workdir / "model")
+        self.clock.lap("saving")
         panel, class_sets = None, {}
         for name, result in self.results.items():
             if "image_of_text" in result.details and panel is None:
@@ -208,6 +305,11 @@ class Session:
             timing=self.clock.seconds,
         )
         self.writer.say(f"Finished step {self.config.steps}. The report is {path}")
+
+    def _expect(self, phase, is_start=False):
+        """Tells the watchdog what begins, and how long it may last."""
+        limits = self.config.cluster
+        self.watchdog.kick(phase, limits.start_s if is_start else limits.watchdog_s)
 
 
 def evaluate(workdir: Path, step: int | None, override) -> dict[str, float]:
@@ -234,55 +336,6 @@ def evaluate(workdir: Path, step: int | None, override) -> dict[str, float]:
     return values
 
 
-def embed(
-    workdir: Path, out: Path, *, images: str | None, texts: str | None, step: int | None
-) -> None:
-    """Embeds picture files or lines of text with a checkpoint of a work directory.
-
-    Writes an .npz of `embeddings` float32[n, d], L2-normalised, and `paths` or `texts`, n strings.
-
-    Args:
-      images: glob pattern of picture files; those that cannot be read are named and left out.
-      texts: UTF-8 file with one text a line; or give `images`.
-
-    Raises:
-      FileNotFoundError: no such run, checkpoint or file, or no file matches.
-    """
-    if out.suffix != ".npz":
-        raise ValueError(f"--out={out} must end in .npz.")
-    if not out.absolute().parent.is_dir():
-        raise FileNotFoundError(f"--out={out}: there is no directory {out.absolute().parent}.")
-    inputs = files(images) if images else _lines(Path(texts))
-    experiment, encoder, _ = load(workdir, step)
-    if images:
-        batches = eval_batches(
-            Pictures(inputs),
-            preprocess=experiment.preprocess,
-            batch_size=encoder.batch_size,
-        )
-        readable = []
-
-        def seen():
-            for batch in batches:
-                readable.extend(batch["weights"][batch["index"] >= 0] > 0)
-                yield batch
-
-        embeddings = encoder.images(seen())
-        left_out = [path for path, good in zip(inputs, readable, strict=True) if not good]
-        if left_out:
-            print(f"Left out {len(left_out)} that cannot be read: {', '.join(left_out[:10])}")
-        if len(left_out) == len(inputs):
-            raise ValueError(f"None of the {len(inputs)} files is a picture that can be read.")
-        embeddings = embeddings[readable]
-        inputs = [path for path, good in zip(inputs, readable, strict=True) if good]
-    else:
-        embeddings = encoder.texts(inputs)
-    part = out.with_suffix(".part.npz")
-    np.savez(part, embeddings=embeddings, **{"paths" if images else "texts": np.array(inputs)})
-    part.replace(out)
-    print(f"Wrote {len(inputs)} embeddings of width {embeddings.shape[1]} to {out}")
-
-
 def load(workdir: Path, step: int | None = None, override=lambda config: config):
     """(experiment, encoder, step) of a trained work directory.
 
@@ -296,90 +349,18 @@ def load(workdir: Path, step: int | None = None, override=lambda config: config)
     tokenizer = load_tokenizer(workdir / "tokenizer.json")
     experiment = make_experiment(config)
     checkpoints = Checkpoints(workdir, read_only=True)
-    if not checkpoints.steps():
-        raise FileNotFoundError(f"{workdir} has no checkpoint yet.")
-    step = checkpoints.steps()[-1] if step is None else step
-    state, _ = checkpoints.restore(step, experiment.abstract_state)
-    checkpoints.close()
+    if step is None:
+        found = checkpoints.newest_good(experiment.abstract_state)
+        if found is None:
+            raise FileNotFoundError(f"{workdir} has no checkpoint yet.")
+        for note in found.notes:
+            print(f"{note} Using step {found.step}.", file=sys.stderr)
+        step, state = found.step, found.state
+    else:
+        state, _ = checkpoints.restore(step, experiment.abstract_state)
     return experiment, experiment.encoder(tokenizer)(_evaluated(state)), step
-
-
-class Clock:
-    """Where the wall time went: seconds by phase."""
-
-    def __init__(self):
-        self.seconds: dict[str, float] = {}
-        self._since = time.monotonic()
-
-    def lap(self, phase: str) -> None:
-        """Books the time since the last lap."""
-        now = time.monotonic()
-        self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self._since
-        self._since = now
-
-
-class Interval:
-    """The rate of training since a step, evaluations and saving left out."""
-
-    def __init__(self, step: int, clock: Clock):
-        self._step, self._clock, self._began = step, clock, self._read(clock)
-
-    def until(self, step: int, batch_size: int) -> dict[str, float]:
-        """Images a second over all devices, and the share of the time spent waiting for data."""
-        training, waiting = self._read(self._clock) - self._began
-        seconds, steps = training + waiting, step - self._step
-        if not steps or not seconds:
-            return {}
-        return {
-            "train/images_per_second": steps * batch_size / seconds,
-            "train/data_wait_fraction": waiting / seconds,
-        }
-
-    @staticmethod
-    def _read(clock):
-        return np.array([clock.seconds.get(k, 0.0) for k in ("training", "waiting for data")])
-
-
-@contextmanager
-def stop_on_signal():
-    """A list that is not empty once SIGINT or SIGTERM came; a second signal ends at once."""
-    received = []
-
-    def note(number, _):
-        received.append(number)
-        signal.signal(number, signal.SIG_DFL)
-
-    old = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
 
 
 def _evaluated(state):
     """The parameters that evaluations use."""
     return state.params if state.ema is None else state.ema
-
-
-def files(pattern):
-    """Paths of a glob pattern, sorted."""
-    import glob
-
-    found = sorted(path for path in glob.glob(pattern, recursive=True) if Path(path).is_file())
-    if not found:
-        raise FileNotFoundError(f"--images={pattern} matches no file; quote it from the shell.")
-    return found
-
-
-def _lines(path):
-    """The lines of a text file, blank ones too: row i of the embeddings is line i."""
-    if not path.is_file():
-        raise FileNotFoundError(f"--texts={path}: there is no such file.")
-    try:
-        lines = path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"--texts={path} is not UTF-8: {error}.") from None
-    if not any(line.strip() for line in lines):
-        raise ValueError(f"--texts={path} holds no text.")
-    return [line.removesuffix("\r") for line in lines]

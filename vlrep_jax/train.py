@@ -1,6 +1,7 @@
 """The train step, the state it maps, and the one loop that runs it."""
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -58,12 +59,15 @@ def make_train_step(
 
     Returns:
       train_step(state, batch) -> (state, metrics), metrics float32[] and equal on every shard.
+      Where the loss or the gradient is not finite only the step is counted: `skipped` is 1, and
+      parameters, moments, moving average and running statistics are bit for bit what they were.
     """
 
     def train_step(state, batch):
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         key = jax.random.fold_in(key, first_row(1, axis_name))
-        grads, metrics = jax.grad(objective, has_aux=True)(state.params, batch, key)
+        value_and_grad = jax.value_and_grad(objective, has_aux=True)
+        (loss, metrics), grads = value_and_grad(state.params, batch, key)
         grads = global_mean(grads, axis_name)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = project(optax.apply_updates(state.params, updates))
@@ -71,7 +75,13 @@ def make_train_step(
         ema = None if state.ema is None else ema_update(state.ema, params, ema_decay)
         # The loss is of the parameters before the update: that of a checkpoint's is not known yet.
         norms = {"gradient_norm": optax.tree.norm(grads), "parameter_norm": optax.tree.norm(params)}
-        return TrainState(state.step + 1, params, opt_state, ema), {**metrics, **norms}
+        # Of the parameters' own norm the choice must not depend: they would be written first, and
+        # then read again to be chosen.
+        is_good = jnp.isfinite(loss) & jnp.isfinite(norms["gradient_norm"])
+        old = (state.params, state.opt_state, state.ema)
+        kept = jax.tree.map(partial(jnp.where, is_good), (params, opt_state, ema), old)
+        skipped = {"skipped": 1 - is_good.astype(jnp.float32)}
+        return TrainState(state.step + 1, *kept), {**metrics, **norms, **skipped}
 
     return train_step
 
@@ -92,12 +102,13 @@ def fit(
     *,
     steps: int,
     on_step: Callable,
+    on_result: Callable,
     save: Callable,
     evaluate: Callable,
     log_every: int,
     eval_every: int,
     checkpoint_every: int,
-    should_stop: Callable[[], bool],
+    should_stop: Callable[[int], bool],
 ) -> TrainState:
     """Trains until `steps`, or until told to stop; the state is saved at the end either way.
 
@@ -106,45 +117,43 @@ def fit(
       train_step: (state, batch) -> (state, metrics).
       batches: gives the batch of the next step, on the devices.
       on_step: (step, metrics or None) after each step; metrics at multiples of log_every.
+      on_result: (step, metrics), once for each step in their order, when it is done: no later than
+        the next step's begin, and before that step is logged, evaluated or saved. It may raise.
       save, evaluate: (step, state), every so many steps and at the end.
-      should_stop: asked between steps.
+      should_stop: (steps done), asked before each step.
 
     Returns:
       The last state.
-
-    Raises:
-      FloatingPointError: the loss, or what would be saved, is not finite; nothing is saved then.
     """
-    step, waiting = int(state.step), None
+    step = saved = int(state.step)
+    waiting = []  # (step, metrics) whose result nobody has seen
+
+    def look():
+        while waiting:
+            on_result(*waiting.pop())
+
     if step == 0:
         evaluate(step, state)  # what chance is worth, beside which later figures are read
-    while step < steps and not should_stop():
+    while step < steps and not should_stop(step):
         state, metrics = train_step(state, next(batches))
         step += 1
         # One step stays in flight while the next batch is made ready, and no more: a queue of
         # steps would hold a batch each and answer a signal late.
-        jax.block_until_ready(waiting)
-        waiting = metrics
-        due = [step % every == 0 or step == steps for every in (log_every, checkpoint_every)]
+        look()
+        waiting.append((step, metrics))
+        intervals = (log_every, checkpoint_every, eval_every)
+        due = [step % every == 0 or step == steps for every in intervals]
         if any(due):
-            check_finite(step, metrics)
+            look()
         on_step(step, metrics if due[0] else None)
         # Evaluated before saved: a run killed in between does both again, and loses neither.
-        if step % eval_every == 0 or step == steps:
+        if due[2]:
             evaluate(step, state)
         if due[1]:
             save(step, state)
-    if waiting is not None and step < steps:
-        check_finite(step, waiting)
+            saved = step
+    # Not again: whether it is on disk already is not known to all processes at the same time.
+    look()
+    if saved != step:
         save(step, state)
     return state
-
-
-def check_finite(step: int, metrics: dict[str, jax.Array]) -> None:
-    """Raises FloatingPointError where the loss, a gradient or a parameter is not a number."""
-    for name in ("loss", "gradient_norm", "parameter_norm"):
-        if not jnp.isfinite(metrics[name]):
-            raise FloatingPointError(
-                f"{name} is {float(metrics[name])} at step {step}, and that step is not saved. "
-                "Train in another --workdir, with a lower config.schedule.peak or config.clip_norm."
-            )

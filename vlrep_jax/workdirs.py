@@ -3,22 +3,30 @@
 A config file is code, so what is read back from a work directory is its values, never the file.
 """
 
+import hashlib
 import json
 import os
+from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
+import vlrep_jax
 from vlrep_jax import recipes
-from vlrep_jax.build import plain
+from vlrep_jax.build import near, plain
 
 # These may change between two runs in one directory: what is trained stays the same.
 CHANGEABLE = (
     "checkpoint_every",
     "chunks",
+    "cluster",
     "compilation_cache",
+    "data.decoder",  # what 'auto' found is in the pipeline's fingerprint, which is compared too
     "data.num_threads",
+    "data.num_workers",
+    "data.on_change",
     "data.prefetch",
     "data.cache",
     "data.max_bad_fraction",
@@ -27,12 +35,16 @@ CHANGEABLE = (
     "data.source.path",
     "eval_every",
     "evals",
+    "keep_best",
     "keep_checkpoints",
+    "keep_every",
     "log_every",
+    "max_skipped",
     "microbatch",
     "model.attention",
     "model.towers.remat",
     "model.towers.unroll",
+    "on_save_error",
     "parallel",
 )
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -89,11 +101,10 @@ def check_same_run(workdir: Path, config: ConfigDict) -> bool:
                 f"{workdir} holds checkpoints without {name}, so it cannot be known what they are "
                 "of. Restore that file, or choose another --workdir."
             )
-    old, new = _flat(plain(read_config(workdir))), _flat(plain(config))
-    differing = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
-    differing = [key for key in differing if not _may_change(key)]
+    free = (*CHANGEABLE, "data") if config.data.on_change == "continue" else CHANGEABLE
+    differing = changes(read_config(workdir), config, but=free)
     if differing:
-        listing = "; ".join(f"{k} was {old.get(k)!r}, now {new.get(k)!r}" for k in differing[:8])
+        listing = "; ".join(differing[:8])
         more = f"; and {len(differing) - 8} more" if len(differing) > 8 else ""
         raise ValueError(
             f"{workdir} holds a run of another config: {listing}{more}. Choose another --workdir, "
@@ -102,21 +113,41 @@ def check_same_run(workdir: Path, config: ConfigDict) -> bool:
     return True
 
 
+def changes(before: Mapping, now: Mapping, *, but: Sequence[str] = ()) -> list[str]:
+    """'KEY was X, now Y' for each value that differs in two configs, but for some sections."""
+    old, new = flat(plain(before)), flat(plain(now))
+    differing = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+    differing = [k for k in differing if not any(k == b or k.startswith(f"{b}.") for b in but)]
+    return [f"{key} was {old.get(key)!r}, now {new.get(key)!r}" for key in differing]
+
+
+def check_metric(name: str, values: Mapping[str, float]) -> None:
+    """Raises ValueError where config.keep_best.metric is none of an evaluation's metrics."""
+    if name and name not in values:
+        raise ValueError(f"config.keep_best.metric={name!r}: {near(name, values)}.")
+
+
 def versions() -> dict[str, str]:
-    """Installed versions of what a run's numbers depend on."""
-    return {name: metadata.version(name) for name in PACKAGES}
+    """Versions of what a run's numbers depend on, this library's with a hash of its sources."""
+    installed = {name: metadata.version(name) for name in PACKAGES}
+    return {"vlrep_jax": code_version(), **installed}
 
 
-def _may_change(key):
-    return any(key == free or key.startswith(f"{free}.") for free in CHANGEABLE)
+@cache
+def code_version() -> str:
+    """This library's version and what its sources are, such as '0.1.0+3f9c0a1b2c4d'."""
+    root, digest = Path(vlrep_jax.__file__).parent, hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes())
+    return f"{vlrep_jax.__version__}+{digest.hexdigest()[:12]}"
 
 
-def _flat(section, prefix=""):
+def flat(section, prefix=""):
     """{'a.b': value} of nested dicts; an empty section counts as a value."""
-    flat = {}
+    found = {}
     for key, value in section.items():
         if isinstance(value, dict) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
+            found |= flat(value, f"{prefix}{key}.")
         else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+            found[f"{prefix}{key}"] = value
+    return found

@@ -62,9 +62,9 @@ def save_open_clip(directory, name, model, config):
     save_file(state, directory / "open_clip_model.safetensors")
 
 
-def open_clip_model(name, directory, whole=False):
+def open_clip_model(name, directory, whole=False, **options):
     """A model of OpenCLIP, saved to a directory."""
-    config = json.loads((CONFIGS / f"{name}.json").read_text())
+    config = json.loads((CONFIGS / f"{name}.json").read_text()) | options
     if not whole:
         smaller = {"embed_dim": 32} | OPEN_CLIP[name]
         config["vision_cfg"] |= smaller.pop("vision_cfg", {})

@@ -6,6 +6,7 @@ There are no published vocabularies here but CLIP's, so others are trained on th
 import io
 import json
 import random
+import shutil
 
 import emoji
 import numpy as np
@@ -27,6 +28,7 @@ from vlrep_jax.data.tokenizers import (
     train_bpe,
 )
 from vlrep_jax.data.tokenizers.cleaning import collapse
+from vlrep_jax.weights import openclip
 
 LANGUAGES = ("de", "en", "es", "fa", "fr", "id", "it", "ja", "ko", "pt", "tr", "zh", "ar", "ru")
 STRANGE = ["", "   ", "...", "_", "a", "▁a ▁ b", "A  b\t c\n", "don't I'LL we'RE", "x" * 300]
@@ -263,6 +265,33 @@ def bert(tmp_path_factory):
 def test_clipa_as_openclip_has_it(bert):
     theirs = HFTokenizer(str(bert), context_length=32, strip_sep_token=True)
     equal(WordPieceTokenizer(bert / "vocab.txt")(SOME, 32), theirs(SOME))
+
+
+@pytest.mark.parametrize("clean", [None, "whitespace", "lower", "canonicalize"])
+@pytest.mark.parametrize("strip", [False, True])
+@pytest.mark.parametrize("name", ["vocab.txt", "tokenizer.json"])
+def test_what_an_openclip_config_says_of_its_tokenizer(bert, tmp_path, name, clean, strip):
+    """From both kinds of files, and written again for OpenCLIP."""
+    theirs = transformers.AutoTokenizer.from_pretrained(bert)
+    theirs.save_pretrained(tmp_path / "one")
+    if name == "vocab.txt":
+        (tmp_path / "one" / "tokenizer.json").unlink()
+        shutil.copy(bert / "vocab.txt", tmp_path / "one")
+    assert (tmp_path / "one" / name).exists()
+    kwargs = {"strip_sep_token": strip} | ({} if clean is None else {"clean": clean})
+    text = {"hf_tokenizer_name": "x", "context_length": 24, "tokenizer_kwargs": kwargs}
+
+    def by_openclip(directory, text):
+        config = {"model_cfg": {"text_cfg": text}}
+        (directory / "open_clip_config.json").write_text(json.dumps(config))
+        return open_clip.get_tokenizer(f"local-dir:{directory}")(SOME), config
+
+    ids, config = by_openclip(tmp_path / "one", text)
+    ours = tokenizer_from_directory(tmp_path / "one", **openclip.tokenizer_options(config))
+    equal(ours(SOME, 24), ids)
+    save_huggingface(ours, tmp_path / "two")
+    again, _ = by_openclip(tmp_path / "two", text | {"tokenizer_kwargs": ours.openclip_options()})
+    equal(ours(SOME, 24), again)
 
 
 def test_bert(bert, tmp_path):

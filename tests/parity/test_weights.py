@@ -142,6 +142,15 @@ def test_open_clip_there_and_back(tmp_path, name):
     assert_same_numbers(loaded, peer, openclip.entries(loaded.model, list(peer.state_dict())))
 
 
+def test_a_scale_of_one_dimension(tmp_path):
+    peer = peers.open_clip_model("ViT-B-32", tmp_path / "model", nonscalar_logit_scale=True)
+    assert peer.logit_scale.shape == (1,)
+    loaded = weights.load(tmp_path / "model")
+    images, tokens = pairs(loaded.model)
+    out = loaded.model.apply({"params": loaded.params}, images, tokens)
+    assert_close(out.scale, peer.logit_scale.exp()[0], 1e-6)
+
+
 @pytest.mark.parametrize("name", peers.HUGGING_FACE)
 def test_hugging_face_there_and_back(tmp_path, name):
     peer = peers.hugging_face_model(name, tmp_path / "model")

@@ -1,7 +1,12 @@
 """Which caption of a sample a training step sees; `CAPTIONS` lists the choices.
 
-Each is `(sample, rng) -> str`; the empty string counts as a bad sample.
+Each is `(sample, rng) -> str`; the empty string counts as a bad sample. The options of wording of
+`first` and `random`: `clean`, True or the keywords of `caption_text.clean`; `max_words` and
+`max_chars`, as of `caption_text.shorten`; `templates`, texts with one {} each, one of which is
+drawn to hold the caption.
 """
+
+from vlrep_jax.data import caption_text
 
 _TEMPLATES = (
     "{}",
@@ -15,15 +20,34 @@ _TEMPLATES = (
 )
 
 
-def first(sample, rng):
-    """The first caption."""
-    del rng
-    return sample.captions[0] if sample.captions else ""
+def first(sample, rng, *, clean=False, max_words=0, max_chars=0, templates=()):
+    """The first caption that is not blank, worded as the options say."""
+    captions = not_blank(sample)
+    return _worded(captions[0], rng, clean, max_words, max_chars, templates) if captions else ""
 
 
-def random(sample, rng):
-    """One of the captions, each as likely."""
-    return sample.captions[rng.integers(len(sample.captions))] if sample.captions else ""
+def random(sample, rng, *, clean=False, max_words=0, max_chars=0, templates=()):
+    """One of the captions that are not blank, each as likely, worded as the options say."""
+    captions = not_blank(sample)
+    if not captions:
+        return ""
+    text = captions[rng.integers(len(captions))]
+    return _worded(text, rng, clean, max_words, max_chars, templates)
+
+
+def not_blank(sample):
+    """The captions that hold more than white space."""
+    return [text for text in sample.captions if text.strip()]
+
+
+def _worded(text, rng, clean, max_words, max_chars, templates):
+    if clean:
+        text = caption_text.clean(text, **({} if clean is True else clean))
+    text = caption_text.shorten(text, max_words=max_words, max_chars=max_chars)
+    if templates and text:
+        # Not str.format: a caption or template may hold other braces.
+        text = templates[rng.integers(len(templates))].replace("{}", text, 1)
+    return text
 
 
 def emoji(sample, rng, *, plain_share=0.5, alias_share=0.25, group_share=0.15):
@@ -49,3 +73,29 @@ def emoji(sample, rng, *, plain_share=0.5, alias_share=0.25, group_share=0.15):
 
 
 CAPTIONS = {"first": first, "random": random, "emoji": emoji}
+
+
+def of_source(source, caption):
+    """The choice for a source's samples: a mixture's parts may have choices of their own.
+
+    Args:
+        source: an entry of SOURCES; one that has a method `caption_for(caption)` is asked.
+        caption: the choice where none is the source's own.
+    """
+    own = getattr(source, "caption_for", None)
+    return caption if own is None else own(caption)
+
+
+def one_of_each(sample, rng, number):
+    """The sample with one of its captions; over numbers 0, 1, ... of a draw, each comes once.
+
+    Args:
+        sample: of any number of captions; with m, number m gives the first of the draw again.
+        rng: in the same state for every number of one draw.
+        number: of the caption within the draw.
+    """
+    captions = not_blank(sample)
+    if not captions:
+        return sample
+    turn = rng.permutation(len(captions))
+    return sample._replace(captions=(captions[turn[number % len(captions)]],))

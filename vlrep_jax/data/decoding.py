@@ -11,6 +11,8 @@ Image.init()
 _ALLOWED = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 FORMATS = tuple(name for name in _ALLOWED if name in Image.OPEN)
 MAX_PIXELS = 64_000_000
+MAX_SCANS = 500  # of a progressive JPEG
+_USUAL_SCANS = 20
 
 
 class BadImage(ValueError):
@@ -35,18 +37,27 @@ def decode(data, max_pixels=MAX_PIXELS):
         max_pixels: larger pictures are refused from their header, before any pixel is decoded.
 
     Raises:
-        BadImage: with reason `empty`, `format` (unknown or not allowed), `too_large`, `too_small`
-            (a side of one pixel), `truncated`, `corrupt` or `not_finite`.
+        BadImage: with reason `empty`, `format` (unknown or not allowed), `too_large` (its pixels,
+            or the scans of a progressive JPEG), `too_small` (a side of one pixel), `truncated`,
+            `corrupt` or `not_finite`.
     """
-    return _checked(data, max_pixels, lambda image: to_rgb(_upright(image)))
+    return loaded(read_header(data, max_pixels), lambda image: to_rgb(upright(image)))
 
 
 def open_picture(data, max_pixels=MAX_PIXELS):
     """Decodes an untrusted picture as it is, to a PIL image; errors as `decode`."""
-    return _checked(data, max_pixels, lambda image: image)
+    return loaded(read_header(data, max_pixels), lambda image: image)
 
 
-def _checked(data, max_pixels, convert):
+def read_header(data, max_pixels=MAX_PIXELS):
+    """Opens an untrusted picture and decodes nothing yet.
+
+    Returns:
+        A PIL image that is not loaded; `loaded` does that.
+
+    Raises:
+        BadImage: as `decode`, for what a header tells.
+    """
     if not data:
         raise BadImage("empty")
     try:
@@ -59,6 +70,20 @@ def _checked(data, max_pixels, convert):
         raise BadImage("too_large", f"{image.width}x{image.height} of at most {max_pixels} pixels")
     if min(image.size) < 2:
         raise BadImage("too_small", f"{image.width}x{image.height}")
+    if image.info.get("progressive"):
+        _check_scans(data, image.width * image.height, max_pixels)
+    return image
+
+
+def _check_scans(data, pixels, max_pixels):
+    """Every scan of a progressive JPEG visits all pixels; encoders write about ten of them."""
+    scans = data.count(b"\xff\xda")
+    if scans > MAX_SCANS or scans * pixels > _USUAL_SCANS * max_pixels:
+        raise BadImage("too_large", f"{pixels} pixels in {scans} scans")
+
+
+def loaded(image, convert):
+    """`convert` of an opened picture, whatever its decoder raises being a BadImage."""
     try:
         image.load()
         return convert(image)
@@ -69,7 +94,8 @@ def _checked(data, max_pixels, convert):
         raise BadImage("truncated" if short else "corrupt", str(error)) from error
 
 
-def _upright(image):
+def upright(image):
+    """A PIL image turned as its EXIF block says."""
     try:
         return ImageOps.exif_transpose(image)
     except Exception:  # a broken EXIF block says nothing about the pixels

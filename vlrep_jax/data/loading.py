@@ -5,30 +5,56 @@ from collections import Counter
 
 import numpy as np
 
+from vlrep_jax.data.caption_choice import not_blank, of_source, one_of_each
 from vlrep_jax.data.decoding import BadImage, decode
+from vlrep_jax.data.picture import Picture
 
 _TRIES = 16
 
 
 class TrainLoader:
-    """Makes the batch that starts at a given place of the global stream."""
+    """Makes rows of batches; it can be pickled and holds no decoded picture when it is."""
 
     def __init__(
-        self, source, transform, caption, tokenizer, context_length, seed, max_pixels, cache
+        self,
+        source,
+        transform,
+        caption,
+        tokenizer,
+        context_length,
+        seed,
+        max_pixels,
+        cache,
+        decoder,
+        captions_per_image=1,
     ):
-        self._source, self._transform, self._caption = source, transform, caption
+        self._source, self._transform = source, transform
+        self._caption = of_source(source, caption)
+        self._captions_per_image = captions_per_image
         self._tokenizer, self._context_length, self._seed = tokenizer, context_length, seed
-        self._max_pixels = max_pixels
+        self._max_pixels, self._decoder = max_pixels, decoder
         self._cached = {} if cache else None
 
     def __call__(self, first_position, indices):
+        """Rows of consecutive places of the global stream.
+
+        Args:
+            first_position: of the first of them in the stream.
+            indices: n numbers of samples; with several captions of a picture, each as often.
+
+        Returns:
+            The arrays that `pipeline.train_batches` describes, of n rows, and (reason, key, shard)
+            of each sample that was replaced.
+        """
         texts, images, pair_ids, bad, reasons = [], [], [], [], []
-        for offset, found in enumerate(self._decoded([int(i) for i in indices])):
-            rng = np.random.default_rng((self._seed, first_position + offset))
-            sample, text, image, row_reasons = self._good(found, rng)
+        for offset, (index, sample) in enumerate(self._samples([int(i) for i in indices])):
+            position, times = first_position + offset, self._captions_per_image
+            rng = np.random.default_rng((self._seed, position))
+            said = self._one_caption(sample, *divmod(position, times)) if times > 1 else sample
+            said, text, image, row_reasons = self._good(index, sample, said, rng)
             texts.append(text)
-            images.append(self._transform(image, rng))
-            pair_ids.append(_pair_id(sample, text))
+            images.append(image)
+            pair_ids.append(_pair_id(said, text))
             bad.append(bool(row_reasons))
             reasons.extend(row_reasons[:1])
         ids, truncated = self._tokenizer.encode_batch(texts, self._context_length)
@@ -41,36 +67,70 @@ class TrainLoader:
         }
         return batch, reasons
 
-    def _good(self, found, rng):
-        """(sample, caption, picture, reasons); what is bad gives way to a random other one."""
+    def _one_caption(self, sample, draw, number):
+        """Of one draw of a picture, the row with its caption of that number."""
+        # Its rows are positives of each other, whatever each of them says.
+        first = "".join(not_blank(sample)[:1])
+        sample = sample._replace(identity=sample.identity or " ".join(first.lower().split()))
+        return one_of_each(sample, np.random.default_rng((self._seed, draw, 1)), number)
+
+    def _good(self, index, sample, said, rng):
+        """(sample, caption, pixels, reasons); what is bad gives way to a random other one.
+
+        `said` is the sample with the captions to choose among.
+        """
         reasons = []
         for _ in range(_TRIES):
-            sample, image = found
-            text = "" if isinstance(image, BadImage) else self._caption(sample, rng).strip()
-            if text:
-                return sample, text, image, reasons
-            reasons.append((getattr(image, "reason", "no_caption"), sample.key))
+            try:
+                picture = self._picture(index, sample)
+                text = self._caption(said, rng).strip()
+                if not text:
+                    raise BadImage("no_caption")
+                return said, text, self._transform(picture, rng), reasons
+            except BadImage as error:
+                reasons.append((error.reason, sample.key, shard_of(self._source, index, sample)))
             # A draw, not the next in line: bad samples often lie side by side.
-            (found,) = self._decoded([int(rng.integers(len(self._source)))])
+            ((index, sample),) = self._samples([int(rng.integers(len(self._source)))])
+            said = sample
         raise ValueError(
-            f"{_TRIES} samples in a row are bad ({dict(Counter(r for r, _ in reasons))}), "
+            f"{_TRIES} samples in a row are bad ({dict(Counter(r for r, *_ in reasons))}), "
             f"among them {reasons[0][1]}."
         )
 
-    def _decoded(self, indices):
-        """(sample, picture or BadImage) of each index."""
+    def _samples(self, indices):
+        """(index, sample) of each index."""
         cached = self._cached
-        missing = indices if cached is None else [i for i in indices if i not in cached]
-        fresh = {}
-        for index, sample in zip(missing, self._source.__getitems__(missing), strict=True):
-            image = _decode_or_bad(sample, self._max_pixels)
-            fresh[index] = (
-                (sample, image) if cached is None else (sample._replace(image=b""), image)
-            )
-        if cached is not None:
-            cached.update(fresh)
-            fresh = cached
-        return [fresh[index] for index in indices]
+        missing = [i for i in dict.fromkeys(indices) if cached is None or i not in cached]
+        samples = dict(zip(missing, self._source.__getitems__(missing), strict=True))
+        return [(i, samples[i] if i in samples else cached[i][0]) for i in indices]
+
+    def _picture(self, index, sample):
+        if self._cached is not None and index in self._cached:
+            found = self._cached[index][1]
+        else:
+            found = _picture_or_bad(sample, self._decoder, self._max_pixels)
+            if self._cached is not None:
+                if not isinstance(found, BadImage):
+                    try:
+                        found.pixels()
+                    except BadImage as error:
+                        found = error.with_traceback(None)
+                self._cached[index] = (sample._replace(image=b""), found)
+        if isinstance(found, BadImage):
+            raise BadImage(found.reason)
+        return found
+
+    def __getstate__(self):
+        return vars(self) | {"_cached": None if self._cached is None else {}}
+
+
+def shard_of(source, index, sample):
+    """Where a sample lies, for a word on what is broken: a file, or a directory.
+
+    A source may say itself, `shard_of(index) -> str`; else it is the directory of the key.
+    """
+    own = getattr(source, "shard_of", None)
+    return str(own(index)) if own is not None else sample.key.rpartition("/")[0]
 
 
 class EvalLoader:
@@ -106,10 +166,18 @@ class EvalLoader:
 
 
 def _decode_or_bad(sample, max_pixels):
+    return _or_bad(sample, lambda: decode(sample.image, max_pixels))
+
+
+def _picture_or_bad(sample, decoder, max_pixels):
+    return _or_bad(sample, lambda: Picture(sample.image, decoder, max_pixels))
+
+
+def _or_bad(sample, make):
     if sample.problem:
         return BadImage(sample.problem)
     try:
-        return decode(sample.image, max_pixels)
+        return make()
     except BadImage as error:
         return error.with_traceback(None)  # a kept traceback would keep the bytes alive
 

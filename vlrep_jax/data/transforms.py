@@ -1,23 +1,32 @@
 """Training augmentation; evaluation preprocessing is in `preprocess.py`.
 
-Pure functions of NumPy arrays; every random one takes its `numpy.random.Generator`.
+Pure functions; every random one takes its `numpy.random.Generator`. What TRANSFORMS lists begins
+with a `picture.Picture`, so that no more of a file is decoded than the crop needs, or an array.
 """
 
 import numpy as np
 from PIL import Image
 
+from vlrep_jax.data.crops import area_box, square_box
+from vlrep_jax.data.picture import Picture
 from vlrep_jax.data.preprocess import Preprocess, resample
+from vlrep_jax.data.rand_augment import rand_augment as _rand_augment
 
 _WHITE = (255, 255, 255)
+_AFFINE = {}  # random_affine's defaults
 
 
-def random_resized_crop(image, size, rng, scale=(0.9, 1.0)):
-    """A random square of `scale` times the largest square's area, as uint8[size, size, 3]."""
-    height, width = image.shape[:2]
-    side = min(height, width) * np.sqrt(rng.uniform(*scale))
-    left, top = rng.uniform(0, width - side), rng.uniform(0, height - side)
+def resized(image, size, box=None):
+    """A part of a Picture or of uint8[h, w, 3] as uint8[size, size, 3]; None is all of it."""
     # One resampling for crop and resize.
-    return resample(image, size, size, box=(left, top, left + side, top + side))
+    if isinstance(image, Picture):
+        return image.resampled(size, size, box)
+    return resample(image, size, size, box=box)
+
+
+def random_square_crop(image, size, rng, scale=(0.9, 1.0)):
+    """A random square of `scale` times the largest square's area, as uint8[size, size, 3]."""
+    return resized(image, size, square_box(*image.shape[:2], rng, scale))
 
 
 def random_affine(image, rng, *, degrees=10.0, scale=(0.85, 1.1), shift=0.08, fill=_WHITE):
@@ -63,32 +72,70 @@ def flip(image):
     return np.ascontiguousarray(image[:, ::-1])
 
 
+def grey(image):
+    """Every channel the luma, ITU-R 601-2."""
+    return np.array(Image.fromarray(image).convert("L").convert("RGB"))
+
+
 def _random_crop(image, rng, *, size, scale=(0.9, 1.0)):
-    return random_resized_crop(image, size, rng, scale)
+    return random_square_crop(image, size, rng, scale)
+
+
+def _random_resized_crop(image, rng, *, size, scale=(0.9, 1.0), ratio=(3 / 4, 4 / 3)):
+    return resized(image, size, area_box(*image.shape[:2], rng, scale, ratio))
 
 
 def _squash(image, rng, *, size):
     del rng
-    return Preprocess(size, "squash")(image)
+    return resized(image, size)
 
 
 def _center(image, rng, *, size):
     del rng
-    return Preprocess(size)(image)
+    return Preprocess(size)(image.pixels() if isinstance(image, Picture) else image)
 
 
-def _augment(image, rng, *, size, crop=(0.9, 1.0), affine=None, color=None, flip_share=0.0):
-    image = random_resized_crop(image, size, rng, crop)
-    image = random_affine(image, rng, **(affine or {}))
+def _augment(
+    image,
+    rng,
+    *,
+    size,
+    crop=(0.9, 1.0),
+    ratio=None,
+    affine=_AFFINE,
+    color=None,
+    rand_augment=None,
+    grey_share=0.0,
+    flip_share=0.0,
+):
+    height, width = image.shape[:2]
+    square = ratio is None
+    box = (
+        square_box(height, width, rng, crop)
+        if square
+        else area_box(height, width, rng, crop, ratio)
+    )
+    image = resized(image, size, box)
+    if affine is not None:
+        image = random_affine(image, rng, **affine)
     if color is not None:
         image = color_jitter(image, rng, **color)
+    if rand_augment is not None:
+        image = _rand_augment(image, rng, **rand_augment)
+    if grey_share and rng.random() < grey_share:
+        image = grey(image)
     return flip(image) if rng.random() < flip_share else image
 
 
-# Training transforms by name: (image uint8[h, w, 3], rng) -> uint8[size, size, 3].
+# Training transforms by name: (Picture or uint8[h, w, 3], rng) -> uint8[size, size, 3].
 TRANSFORMS = {
-    "random_crop": _random_crop,  # CLIP's only augmentation; size, scale
+    # A square, of FLIP's with scale (0.5, 1.0); size, scale.
+    "random_crop": _random_crop,
+    # As OpenCLIP trains: a rectangle, then squashed; size, scale, ratio.
+    "random_resized_crop": _random_resized_crop,
     "squash": _squash,  # SigLIP's; size
     "center": _center,  # none: the evaluation crop; size
-    "augment": _augment,  # small data; size, crop, affine={...}, color={...}, flip_share
+    # Small data: size, crop, ratio=(low, high) of a rectangle, affine={...} or None, color={...},
+    # rand_augment={...}, grey_share, flip_share.
+    "augment": _augment,
 }

@@ -1,10 +1,30 @@
-"""Small pieces of HTML. Text from outside becomes HTML through `esc` and nowhere else."""
+"""The frame of a page and small pieces of HTML.
+
+Text from outside becomes HTML through `esc` and nowhere else.
+"""
 
 import base64
 import html
 import io
+import os
+from importlib import resources
+from pathlib import Path
 
 import numpy as np
+
+
+def write_page(path, title, parts):
+    """Writes HTML parts as one page that loads nothing from elsewhere; replaces the file whole."""
+    css = resources.files(__package__).joinpath("page.css").read_text(encoding="utf-8")
+    page = (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{esc(title)}</title><style>\n{css}</style></head>\n"
+        f"<body><main>\n{chr(10).join(filter(None, parts))}\n</main></body></html>\n"
+    )
+    part = Path(path).with_suffix(".part")
+    part.write_text(page, encoding="utf-8", errors="replace")  # keys may be no text
+    os.replace(part, path)
 
 
 def esc(text):

@@ -1,15 +1,12 @@
 """The report page: its frame, numbers, tables and setup. Retrieved cases are in cases.py."""
 
 import json
-import os
-from importlib import resources
-from pathlib import Path
 
 import numpy as np
 
 from vlrep_jax.report.cases import retrieved_cases
 from vlrep_jax.report.curves import loss_curve, recall_curve
-from vlrep_jax.report.markup import bar, duration, esc, percent
+from vlrep_jax.report.markup import bar, duration, esc, percent, write_page
 
 CLASSES = 20  # rows of a class table before the fold
 DIRECTIONS = {
@@ -43,16 +40,7 @@ def write_report(path, *, title, config, versions, history, retrieval, zero_shot
         _zero_shot(zero_shot),
     ]
     parts += [_timing(timing), _setup(config, versions)]
-    css = resources.files(__package__).joinpath("page.css").read_text(encoding="utf-8")
-    page = (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{esc(title)}</title><style>\n{css}</style></head>\n"
-        f"<body><main>\n{chr(10).join(filter(None, parts))}\n</main></body></html>\n"
-    )
-    part = Path(path).with_suffix(".part")
-    part.write_text(page, encoding="utf-8")
-    os.replace(part, path)
+    write_page(path, title, parts)
 
 
 def _headline(history, retrieval, zero_shot):

@@ -22,22 +22,28 @@ def whole(path: Path):
 
     Raises:
       FileExistsError: there is something already, other than an empty directory.
+      OSError: it cannot be written, for want of space or of permission.
     """
     path = Path(path)
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+    if path.is_symlink() or (path.exists() and not (path.is_dir() and not any(path.iterdir()))):
         raise FileExistsError(f"{path} exists already; name another, or remove it.")
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part-{os.getpid()}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield part
         if path.is_dir():
             path.rmdir()
         os.replace(part, path)
+    except OSError as error:
+        raise OSError(
+            f"{path} cannot be written: {error.strerror or error}; nothing is left of it. Is there "
+            "space, and permission, and are its parents directories?"
+        ) from error
     finally:
         if part.is_dir():
             shutil.rmtree(part)
-        else:
-            part.unlink(missing_ok=True)
+        elif part.is_file():
+            part.unlink()
 
 
 def write_safetensors(path: Path, shapes: Shapes, tensors: Named) -> None:
@@ -51,7 +57,7 @@ def write_safetensors(path: Path, shapes: Shapes, tensors: Named) -> None:
     text += b" " * (-len(text) % 8)  # data begin at a multiple of 8
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
-        _each(shapes, tensors, lambda key, tensor: tensor.tofile(file))
+        _each(shapes, tensors, lambda key, tensor: file.write(_bytes(tensor)))
 
 
 def write_npz(path: Path, shapes: Shapes, tensors: Named) -> None:
@@ -77,9 +83,14 @@ def write_torch(path: Path, shapes: Shapes, tensors: Named) -> None:
             with archive.open(
                 f"archive/data/{numbers[key]}", "w", force_zip64=tensor.nbytes >= 2**31
             ) as file:
-                file.write(memoryview(tensor.reshape(-1)).cast("B"))
+                file.write(_bytes(tensor))
 
         _each(shapes, tensors, write)
+
+
+def _bytes(tensor: np.ndarray) -> memoryview:
+    """Those of a contiguous array, not copied. (`tofile` does not say why it cannot write.)"""
+    return memoryview(tensor.reshape(-1)).cast("B")
 
 
 def _each(shapes: Shapes, tensors: Named, write: Callable):

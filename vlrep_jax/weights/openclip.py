@@ -18,6 +18,12 @@ _PLAIN = {
     "scale_attn": False,
     "scale_fc": False,
 }
+# How its tokenizers clean texts, repairing first -> options of `tokenizer_from_directory`.
+_CLEANING = {
+    "whitespace": {"clean": "repair"},
+    "lower": {"clean": "repair", "lower_case": True},
+    "canonicalize": {"clean": "canonicalize"},
+}
 
 
 def is_layout(keys) -> bool:
@@ -160,6 +166,26 @@ def _numerics(tower, quick_gelu):
     }
 
 
+def tokenizer_options(config: Mapping) -> dict | None:
+    """Options of `tokenizer_from_directory` for the tokenizer that a config names.
+
+    Returns:
+      None where it names none: OpenCLIP then takes CLIP's own, whatever files lie beside it.
+
+    Raises:
+      ValueError: one that is not read here.
+    """
+    text = config.get("model_cfg", config).get("text_cfg", {})
+    if not text.get("hf_tokenizer_name"):
+        return None
+    only(text, "text_cfg", {"tokenizer_mode": None})
+    given = dict(text.get("tokenizer_kwargs") or {})
+    clean, strips = given.pop("clean", "whitespace"), given.pop("strip_sep_token", False)
+    if clean not in _CLEANING or given:
+        raise ValueError(f"text_cfg has tokenizer_kwargs={text['tokenizer_kwargs']}, not known.")
+    return {**_CLEANING[clean], "keep_sep": not strips}
+
+
 def entries(model, keys=None) -> list[Entry]:
     """The entries of a model.
 
@@ -181,8 +207,13 @@ def entries(model, keys=None) -> list[Entry]:
     ] + [Entry("logit_bias", "logit_bias")] * (model.bias_init is not None)
 
 
-def config(model, tokenizer_options: Mapping = ()) -> dict:
-    """The `model_cfg` of an `open_clip_config.json`; errors as `entries`."""
+def config(model, tokenizer: Mapping | None = None) -> dict:
+    """The `model_cfg` of an `open_clip_config.json`; errors as `entries`.
+
+    Args:
+      model: a dual encoder.
+      tokenizer: `tokenizer_kwargs` of the one whose files lie beside it; None for CLIP's own.
+    """
     check(model)
     image, text = model.image, model.text
     if _timm(model):
@@ -199,8 +230,11 @@ def config(model, tokenizer_options: Mapping = ()) -> dict:
         "embed_dim": image.embed_dim or image.width,
         "quick_gelu": text.activation == "quick_gelu",
         "vision_cfg": vision,
-        "text_cfg": _text_config(text) | dict(tokenizer_options),
+        "text_cfg": _text_config(text),
     }
+    if tokenizer is not None:
+        # Any name has OpenCLIP open the files of the directory.
+        found["text_cfg"] |= {"hf_tokenizer_name": "local", "tokenizer_kwargs": dict(tokenizer)}
     if model.bias_init is not None:
         found["init_logit_bias"] = model.bias_init
     if custom_text(model):

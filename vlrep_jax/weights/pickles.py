@@ -9,6 +9,7 @@ import math
 import pickle
 import zipfile
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import ml_dtypes
@@ -29,14 +30,22 @@ _STORAGES = {
 }
 
 
+class _Sealed:
+    """What a pickle may name or make, and not change afterwards: it can set any object's state."""
+
+    def __setstate__(self, state):
+        raise pickle.UnpicklingError("it changes a tensor or a function; it is refused")
+
+
 @dataclass(frozen=True)
-class _Storage:
+class _Storage(_Sealed):
     dtype: np.dtype
     name: str  # of the archive's member
+    bytes: int  # its size
 
 
 @dataclass(frozen=True)
-class StoredTensor:
+class StoredTensor(_Sealed):
     """Where a tensor lies in an archive: elements offset, offset + stride... of a member."""
 
     storage: _Storage
@@ -81,13 +90,29 @@ class _Inert:
         pass
 
 
+@dataclass(frozen=True)
+class _Function(_Sealed):
+    """A function that a pickle may call."""
+
+    called: Callable
+
+    def __call__(self, *args):
+        return self.called(*args)
+
+
+@_Function
 def _tensor(storage, offset, size, stride, *_):
     whole = (offset, *size, *stride) if isinstance(storage, _Storage) else ()
     if not whole or any(type(n) is not int or n < 0 for n in whole) or len(size) != len(stride):
         raise pickle.UnpicklingError("a tensor is described wrongly")
-    return StoredTensor(storage, offset, tuple(size), tuple(stride))
+    tensor = StoredTensor(storage, offset, tuple(size), tuple(stride))
+    # By strides of 0 a few bytes would stand for any number of values.
+    if math.prod(tensor.shape) * tensor.dtype.itemsize > storage.bytes:
+        raise pickle.UnpicklingError("a tensor is larger than its storage")
+    return tensor
 
 
+@_Function
 def _parameter(tensor, *_):
     return tensor
 
@@ -132,7 +157,7 @@ class _Unpickler(pickle.Unpickler):
         member = f"{self._folder}/data/{key}"
         if kind != "storage" or dtype not in _STORAGES.values() or member not in self._members:
             raise pickle.UnpicklingError(f"its storage {key!r} is not in the archive")
-        return _Storage(dtype, member)
+        return _Storage(dtype, member, self._members[member].file_size)
 
 
 def state_dict(archive: zipfile.ZipFile) -> tuple[dict[str, StoredTensor], bool]:

@@ -1,5 +1,6 @@
 """`load` gives a published model ready for use; `save` writes one in another project's layout."""
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -101,9 +102,9 @@ def load(path: str | Path, model: str | Mapping | None = None) -> Pretrained:
     Args:
       path: a Hugging Face directory of CLIP or SigLIP (config.json and safetensors, in one file or
         several), an OpenCLIP directory or file (open_clip_config.json beside it), an OpenAI `.pt`
-        (state dict or TorchScript archive), a big_vision SigLIP `.npz`, or a work directory of this
-        library ('DIR', its newest checkpoint, or 'DIR@STEP'). Of a directory with several files of
-        weights, name the file.
+        (state dict or TorchScript archive), a big_vision SigLIP `.npz`, what a run of this
+        library leaves as DIR/model/, or its work directory ('DIR', its newest checkpoint, or
+        'DIR@STEP'). Of a directory with several files of weights, name the file.
       model: name in models.PRESETS, or section of `models.create`: the architecture of a file that
         does not say.
 
@@ -135,10 +136,26 @@ def save(path: str | Path, pretrained: Pretrained, layout: str) -> None:
         tokenizer files that `from_pretrained` and OpenCLIP's `local-dir:` look for; for 'openai' a
         `.pt` and for 'big_vision' an `.npz`, or a directory to put it in.
       pretrained: as `load` gives it; its tokenizer may be None, and is then not written.
-      layout: 'huggingface', 'openclip', 'openai' or 'big_vision'.
+      layout: 'huggingface', 'openclip', 'openai' or 'big_vision'; or 'vlrep', a directory of this
+        library's own, which has a place for every model.
 
     Raises:
       FileExistsError: there is something already.
       ValueError: an unknown layout, or one that cannot express this model; the message says why.
     """
     writing.write(Path(path), layout, pretrained)
+
+
+def save_run(workdir: Path, step: int, path: Path) -> None:
+    """Writes the parameters of a run's checkpoint in the layout 'vlrep', in place of older ones.
+
+    They are the moving average where the run keeps one, and never leave the host.
+
+    Raises:
+      FileNotFoundError, ValueError: there is no such checkpoint, or it is damaged.
+    """
+    opened = open_pretrained(f"{workdir}@{step}")
+    sections = {"model": opened.section, "image": opened.preprocess.section()}
+    parts = opened.read(), opened.preprocess, opened.tokenizer(), sections
+    shutil.rmtree(path, ignore_errors=True)
+    save(path, Pretrained(opened.model, *parts), "vlrep")

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,16 @@ from vlrep_jax.data.tokenizers import (
     tokenizer_from_directory,
 )
 from vlrep_jax.rules import path_of
-from vlrep_jax.weights import big_vision, huggingface, openai, openclip, resnet
+from vlrep_jax.weights import big_vision, huggingface, openai, openclip, own, resnet
 from vlrep_jax.weights.mapping import Entry, compare
-from vlrep_jax.weights.tensors import SUFFIXES, Tensors, open_tensors, read_json
+from vlrep_jax.weights.tensors import SUFFIXES, Tensors, open_tensors, read_json, weight_map
 from vlrep_jax.workdirs import read_config
 
 # What trainers leave beside weights, in the same kinds of files.
 _NOT_WEIGHTS = ("optimizer", "scheduler", "training_args", "rng_state", "scaler")
 _PROBLEMS_SHOWN = 40
+_MOST_LAYERS = 1000
+_SCALARS = ("logit_scale", "logit_bias")
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Opened:
 
     Attributes:
       path: the file, or the work directory with its step, for messages.
-      layout: 'huggingface', 'openclip', 'openai', 'big_vision' or 'workdir'.
+      layout: 'huggingface', 'openclip', 'openai', 'big_vision', 'vlrep' or 'workdir'.
       section: of `models.create`.
       model: made from it.
       config: what the file's own config says, or {}.
@@ -74,7 +76,7 @@ def open_pretrained(path: str | Path, model: str | Mapping | None = None) -> Ope
       ValueError: not a model that is read here; the message lists what is wrong.
     """
     name, at, step = str(path).rpartition("@")
-    workdir, step = (Path(name), int(step)) if at and step.isdigit() else (Path(path), None)
+    workdir, step = (Path(name), int(step)) if at and step.isdecimal() else (Path(path), None)
     if (workdir / "checkpoints").is_dir():
         return _open_workdir(workdir, step)
     path = Path(path)
@@ -87,12 +89,19 @@ def open_pretrained(path: str | Path, model: str | Mapping | None = None) -> Ope
         shapes = {key: tensor.shape for key, tensor in tensors.items()}
         try:
             section = _section(layout, config, shapes, tensors, file, model)
+            _check_depth(section)
             built = models.create(**section)
             preprocess = _preprocess(layout, config, built, file, model)
             leaves = by_path(parameter_shapes(built))
-            entries = _entries(layout, built, list(shapes))
+            entries = own.entries(leaves) if layout == "vlrep" else _entries(layout, built, shapes)
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from None
+        except (TypeError, AttributeError, LookupError, ArithmeticError) as error:
+            what = " ".join(str(error).split())
+            raise ValueError(
+                f"{file}: a value in the config beside it is of another kind than is expected, "
+                f"such as a list in a number's place ({what})."
+            ) from error
         ignored = _ignored(layout, shapes)
         problems = compare(
             entries,
@@ -126,7 +135,7 @@ def _candidate(directory: Path) -> Path:
     found = [name for name in names if name.endswith(".index.json")]
     shards = set()
     for index in found:
-        shards |= set(map(str, (read_json(directory / index).get("weight_map") or {}).values()))
+        shards |= set(weight_map(directory / index).values())
     aside = (".", *_NOT_WEIGHTS)
     found += [
         name
@@ -144,6 +153,8 @@ def _candidate(directory: Path) -> Path:
 
 
 def _layout(tensors: Tensors, file: Path) -> str:
+    if own.is_layout(file):
+        return "vlrep"
     for name, module in (
         ("huggingface", huggingface),
         ("big_vision", big_vision),
@@ -167,12 +178,15 @@ def _layout(tensors: Tensors, file: Path) -> str:
 
 def _config(layout, file) -> dict:
     """The config beside a file, or {}."""
-    name = {"huggingface": "config.json", "openclip": "open_clip_config.json"}.get(layout)
+    names = {"huggingface": "config.json", "openclip": "open_clip_config.json", "vlrep": own.CONFIG}
+    name = names.get(layout)
     path = file.parent / name if name else None
     return read_json(path) if path and path.is_file() else {}
 
 
 def _section(layout, config, shapes, tensors, file, model) -> dict:
+    if layout == "vlrep":
+        return own.section(config)
     if isinstance(model, str):
         if model not in models.PRESETS:
             raise ValueError(f"Unknown model {model!r}: {near(model, models.PRESETS)}.")
@@ -191,6 +205,15 @@ def _section(layout, config, shapes, tensors, file, model) -> dict:
             "there is no open_clip_config.json beside it; copy it there, or say model=PRESET."
         )
     return openai.section_from_shapes(shapes, _activation(layout, tensors, file))
+
+
+def _check_depth(section):
+    """Raises ValueError where a config asks for more layers than anyone has: they are counted."""
+    for side in ("image", "text", "decoder"):
+        depth = plain(section.get(side) or {}).get("depth", 0)
+        for layers in depth if isinstance(depth, list | tuple) else (depth,):
+            if type(layers) is not int or layers > _MOST_LAYERS:
+                raise ValueError(f"{side} has {layers!r} layers, not up to {_MOST_LAYERS}.")
 
 
 def _activation(layout, tensors, file):
@@ -213,6 +236,8 @@ def _activation(layout, tensors, file):
 def _preprocess(layout, config, built, file, model) -> Preprocess:
     """What the files say of pictures, or the way of the project whose layout it is."""
     image_size, _ = models.input_sizes(built)
+    if layout == "vlrep":
+        return Preprocess(image_size, **config["image"])
     if layout == "huggingface":
         path = file.parent / "preprocessor_config.json"
         if path.is_file():
@@ -237,33 +262,42 @@ def _preprocess(layout, config, built, file, model) -> Preprocess:
 
 def _tokenizer(layout, config, built, file) -> Tokenizer | None:
     """The tokenizer in the files; CLIP's own, which is no file, where the vocabulary is CLIP's."""
-    clean = None
-    if layout == "openclip":
-        text = config.get("model_cfg", config).get("text_cfg", {})
-        clean = (text.get("tokenizer_kwargs") or {}).get("clean")
+    is_clip = built.text.vocab_size == 49_408 and layout in ("openai", "openclip")
+    if layout == "vlrep":
+        path = file.parent / own.TOKENIZER
+        return load_tokenizer(path) if path.is_file() else None
     try:
+        options = openclip.tokenizer_options(config) if layout == "openclip" else None
+        if options is None and is_clip:
+            return ClipTokenizer()
+        options = options or {}
         # All of SigLIP was trained on lower case, though SigLIP 2's files name Gemma's tokenizer.
-        lower_case = True if built.bias_init is not None else None
-        return tokenizer_from_directory(file.parent, clean=clean, lower_case=lower_case)
+        if built.bias_init is not None:
+            options["lower_case"] = True
+        return tokenizer_from_directory(file.parent, **options)
     except FileNotFoundError:
-        is_clip = built.text.vocab_size == 49_408 and layout in ("openai", "openclip")
-        return ClipTokenizer() if is_clip else None
+        return None
     except ValueError as error:
         warnings.warn(f"{error} The model is loaded without a tokenizer.", stacklevel=3)
         return None
 
 
-def _entries(layout, model, keys) -> list[Entry]:
+def _entries(layout, model, shapes) -> list[Entry]:
     if layout == "huggingface":
-        return huggingface.entries(model)
-    if layout == "big_vision":
-        return big_vision.entries(model, keys)
-    return openclip.entries(model, keys)  # a superset of OpenAI's
+        found = huggingface.entries(model)
+    elif layout == "big_vision":
+        return big_vision.entries(model, list(shapes))
+    else:
+        found = openclip.entries(model, list(shapes))  # a superset of OpenAI's
+    # PyTorch's projects have these as [] or as [1], in one layout even.
+    forms = {key: "flat" if shapes.get(key) == (1,) else "same" for key in _SCALARS}
+    return [replace(e, form=forms[e.key]) if e.key in forms else e for e in found]
 
 
 def _ignored(layout, shapes) -> set[str]:
     """Keys of what is no parameter."""
     ignored = {*huggingface.NOT_PARAMETERS, *openai.NOT_PARAMETERS}
+    ignored |= {key for key in shapes if key.endswith(".attn_mask")}  # of TorchScript's modules
     ignored |= {key for key in shapes if key.endswith(resnet.COUNTER)}
     if layout == "big_vision" and big_vision.root(shapes):
         ignored |= {key for key in shapes if not key.startswith("params/")}  # the optimizer's
@@ -272,7 +306,7 @@ def _ignored(layout, shapes) -> set[str]:
 
 def _read(tensors: Tensors, entries, leaves, file) -> dict:
     """Our tree, filled from one tensor of theirs after the other."""
-    own = {path: _aligned(leaf.shape) for path, leaf in leaves.items()}
+    filled = {path: _aligned(leaf.shape) for path, leaf in leaves.items()}
     by_key: dict[str, list[Entry]] = {}
     for entry in entries:
         by_key.setdefault(entry.key, []).append(entry)
@@ -281,7 +315,7 @@ def _read(tensors: Tensors, entries, leaves, file) -> dict:
         theirs = tensors[key].read()
         for entry in parts:
             values = entry.read(theirs, leaves[entry.path].shape)
-            own[entry.path][... if entry.layer is None else entry.layer] = values
+            filled[entry.path][... if entry.layer is None else entry.layer] = values
         if not np.isfinite(np.asarray(theirs, np.float32)).all():
             not_finite.append(key)
     if not_finite:
@@ -291,12 +325,12 @@ def _read(tensors: Tensors, entries, leaves, file) -> dict:
             stacklevel=3,
         )
     tree: dict = {}
-    for path in list(own):
+    for path in list(filled):
         *parents, last = path.split("/")
         node = tree
         for name in parents:
             node = node.setdefault(name, {})
-        node[last] = own.pop(path)
+        node[last] = filled.pop(path)
     return tree
 
 

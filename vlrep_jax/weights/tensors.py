@@ -7,6 +7,7 @@ one tensor at a time comes into memory.
 import json
 import math
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections import Counter
@@ -42,7 +43,8 @@ _DTYPES = {
 # What reading a damaged archive raises: encrypted and unknown kinds of members are RuntimeErrors.
 _DAMAGED = (
     *(zipfile.BadZipFile, zlib.error, struct.error, SafetensorError),
-    *(RuntimeError, OSError, EOFError, ValueError, OverflowError),
+    *(RuntimeError, OSError, EOFError, ValueError, OverflowError, MemoryError),
+    *(TypeError, SyntaxError, tokenize.TokenError),  # NumPy reads a header as Python's literals
 )
 
 
@@ -125,15 +127,13 @@ def open_tensors(path: Path) -> Tensors:
 
 def _open_sharded(index: Path) -> Tensors:
     """The files that a `model.safetensors.index.json` names, as one."""
-    where = read_json(index).get("weight_map")
-    if not isinstance(where, dict) or not where:
-        raise ValueError(f"{index}: the index has no weight_map.")
+    where = weight_map(index)
     named = {}
     with ExitStack() as stack:
-        for name in sorted(set(map(str, where.values()))):
-            # A name alone: an index is not to reach files elsewhere.
-            if Path(name).name != name:
-                raise ValueError(f"{index}: {name!r} is not a file beside it.")
+        for name in sorted(set(where.values())):
+            # A name alone: an index is not to reach files elsewhere, nor itself.
+            if not name or Path(name).name != name or name.endswith(".index.json"):
+                raise ValueError(f"{index}: {name!r} is not a file of tensors beside it.")
             part = stack.enter_context(open_tensors(index.parent / name))
             for key, tensor in part.items():
                 if key in named:
@@ -143,6 +143,18 @@ def _open_sharded(index: Path) -> Tensors:
         if lacking:
             raise ValueError(f"{index}: no file holds {_few(lacking)}.")
         return Tensors(index, named, stack.pop_all())
+
+
+def weight_map(index: Path) -> dict[str, str]:
+    """Tensor -> name of its file, as a `model.safetensors.index.json` has it.
+
+    Raises:
+      ValueError: it has no such object of texts.
+    """
+    where = read_json(index).get("weight_map")
+    if not isinstance(where, dict) or not where:
+        raise ValueError(f"{index}: the index has no weight_map.")
+    return {key: str(name) for key, name in where.items()}
 
 
 def _safetensors(path, stack):
@@ -190,6 +202,10 @@ def _npz(path, stack):
         stored = np.dtype(ml_dtypes.bfloat16) if dtype == np.dtype("V2") else dtype
         if dtype.hasobject:
             raise ValueError(f"{path}: {info.filename} holds Python objects, which are not loaded.")
+        if stored.kind not in "fiub" and stored != ml_dtypes.bfloat16:
+            raise ValueError(f"{path}: {info.filename} holds {stored}, which is no real number.")
+        if any(type(n) is not int or n < 0 for n in shape):
+            raise ValueError(f"{path}: {info.filename} has an impossible shape, {shape}.")
         if math.prod(shape) * dtype.itemsize > rest:
             raise ValueError(f"{path}: {info.filename} is shorter than its header says.")
 

@@ -7,7 +7,7 @@ from vlrep_jax.data import preprocess_files
 from vlrep_jax.data.tokenizers import save_huggingface
 from vlrep_jax.models.coca import CoCa
 from vlrep_jax.models.dual_encoder import DualEncoder
-from vlrep_jax.weights import big_vision, files, huggingface, openai, openclip
+from vlrep_jax.weights import big_vision, files, huggingface, openai, openclip, own
 from vlrep_jax.weights.mapping import their_shapes, theirs
 from vlrep_jax.weights.reading import by_path
 from vlrep_jax.workdirs import write_json
@@ -16,6 +16,9 @@ from vlrep_jax.workdirs import write_json
 def write(path: Path, layout: str, pretrained) -> None:
     """See `weights.save`."""
     write_layout = find(LAYOUTS, layout, "layout")
+    if layout == "vlrep":
+        write_layout(path, pretrained)
+        return
     if not isinstance(pretrained.model, DualEncoder):
         kind = type(pretrained.model).__name__
         raise ValueError(f"No other project has a place for a {kind}: dual encoders are written.")
@@ -40,16 +43,19 @@ def _huggingface(path, pretrained):
 
 
 def _openclip(path, pretrained):
-    model = pretrained.model
+    model, tokenizer = pretrained.model, pretrained.tokenizer
+    if tokenizer is not None and tokenizer.kind == "clip":
+        tokenizer = None  # its own, of which it needs no files
+    options = None if tokenizer is None else tokenizer.openclip_options()
     config = {
-        "model_cfg": openclip.config(model),
+        "model_cfg": openclip.config(model, options),
         "preprocess_cfg": preprocess_files.to_openclip(pretrained.preprocess),
     }
     with files.whole(path) as part:
         part.mkdir()
         write_json(part / "open_clip_config.json", config)
-        if pretrained.tokenizer is not None and pretrained.tokenizer.kind != "clip":
-            save_huggingface(pretrained.tokenizer, part)
+        if tokenizer is not None:
+            save_huggingface(tokenizer, part)
         _tensors(openclip.entries(model), pretrained, files.write_safetensors)(
             part / "open_clip_model.safetensors"
         )
@@ -62,6 +68,16 @@ def _openai(path, pretrained):
 def _big_vision(path, pretrained):
     entries = big_vision.entries(pretrained.model)
     _one_file(path, "model.npz", entries, pretrained, files.write_npz)
+
+
+def _own(path, pretrained):
+    entries = own.entries(by_path(pretrained.params))
+    with files.whole(path) as part:
+        part.mkdir()
+        write_json(part / own.CONFIG, own.config(pretrained.config))
+        if pretrained.tokenizer is not None:
+            pretrained.tokenizer.save(part / own.TOKENIZER)
+        _tensors(entries, pretrained, files.write_safetensors)(part / own.WEIGHTS)
 
 
 def _one_file(path, name, entries, pretrained, write_file):
@@ -89,4 +105,5 @@ LAYOUTS = {
     "openclip": _openclip,
     "openai": _openai,
     "big_vision": _big_vision,
+    "vlrep": _own,
 }

@@ -8,13 +8,27 @@ from collections.abc import Sequence
 import numpy as np
 
 from vlrep_jax.data.sources.emoji import EmojiCaptions
+from vlrep_jax.data.sources.files import Files
+from vlrep_jax.data.sources.folder import Folder
+from vlrep_jax.data.sources.mixture import Mixture
 from vlrep_jax.data.sources.pictures import Pictures
 from vlrep_jax.data.sources.sample import Sample
+from vlrep_jax.data.sources.sections import source_of
+from vlrep_jax.data.sources.subset import Subset
+from vlrep_jax.data.sources.tar import Tar
 from vlrep_jax.data.sources.tfds import Tfds
 
-__all__ = ["SOURCES", "EmojiCaptions", "Pictures", "Sample", "Tfds", "captions"]
+__all__ = ["SOURCES", "EmojiCaptions", "Pictures", "Sample", "Tar", "Tfds", "captions", "source_of"]
 
-SOURCES = {"emoji_captions": EmojiCaptions, "tfds": Tfds}
+SOURCES = {
+    "emoji_captions": EmojiCaptions,
+    "files": Files,
+    "folder": Folder,
+    "mixture": Mixture,
+    "subset": Subset,
+    "tar": Tar,
+    "tfds": Tfds,
+}
 
 
 def captions(source: Sequence[Sample]):

@@ -1,6 +1,7 @@
 """The quick start's pictures: emoji of two artists, with their Unicode names."""
 
 import hashlib
+import os
 
 import numpy as np
 
@@ -32,7 +33,7 @@ class EmojiCaptions(Tfds):
         "subgroup",
     )
 
-    def __init__(self, data_dir, split, *, twemoji_repeats=1):
+    def __init__(self, data_dir: str | os.PathLike, split: str, *, twemoji_repeats: int = 1):
         from vlrep_jax.data import emoji_captions
 
         super().__init__(

@@ -1,5 +1,7 @@
 """What every source gives: one encoded picture, and what is said about it."""
 
+import hashlib
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,9 +29,31 @@ class Sample(NamedTuple):
     problem: str = ""
 
 
+def key_hashes(keys: Iterable[str]):
+    """uint64[n], a hash of each key that no machine or version changes: for splits by key."""
+    digests = b"".join(key_digest(key.encode("utf-8", "replace")) for key in keys)
+    return np.frombuffer(digests, "<u8").astype(np.uint64)
+
+
+def key_digest(key: bytes):
+    """The 8 bytes of a key's hash."""
+    return hashlib.blake2b(key, digest_size=8).digest()
+
+
+PICTURE_IDENTITY = "picture:"
+
+
+def picture_identity(image: bytes):
+    """An identity that equal picture files share, whatever source they come from."""
+    return PICTURE_IDENTITY + hashlib.blake2b(image, digest_size=16).hexdigest() if image else ""
+
+
 def text(value):
-    """A str; bytes that are not UTF-8 get replacement characters, not a crash in a worker."""
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    """A str that UTF-8 can hold; bytes that are not UTF-8 get replacement characters."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    value = str(value)
+    return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode()
 
 
 def texts(value):

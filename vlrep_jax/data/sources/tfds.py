@@ -2,9 +2,22 @@
 
 import hashlib
 import json
+import os
+from collections.abc import Mapping
 from pathlib import Path
 
-from vlrep_jax.data.sources.sample import Sample, plain, text, texts
+import numpy as np
+
+from vlrep_jax.data.sources.sample import (
+    Sample,
+    key_hashes,
+    picture_identity,
+    plain,
+    text,
+    texts,
+)
+
+_CHUNK = 1024
 
 
 class Tfds:
@@ -13,10 +26,16 @@ class Tfds:
     Args:
         path: the version directory (it holds `dataset_info.json`), or a directory above it that
             holds exactly one, such as `data_dir/name`.
+        dataset: instead of path, what TFDS calls it, such as `coco_captions/2014` or
+            `my_set:1.0.0`, prepared in `data_dir`.
+        data_dir: of TFDS data sets; by default TFDS's own, ~/tensorflow_datasets or what
+            TFDS_DATA_DIR names.
         split: name of a split, slices such as `train[:1%]` included.
         image, captions: dotted paths of features; captions may be one text, a list of texts, or
             repeated inside a sequence (`captions.text` for COCO).
         key: dotted path of a unique feature; by default the record's number.
+        identity: dotted path of a feature that records of one picture share, or "image": the hash
+            of the picture's bytes. Samples of equal identity are never each other's negatives.
         labels: label name -> dotted path of a feature.
 
     Raises:
@@ -24,16 +43,34 @@ class Tfds:
         ValueError: it has no such split or feature, or is not ArrayRecord.
     """
 
-    def __init__(self, path, split, *, image="image", captions="captions", key="", labels=None):
-        if not path:
+    def __init__(
+        self,
+        path: str | os.PathLike = "",
+        split: str = "train",
+        *,
+        image: str = "image",
+        captions: str = "captions",
+        key: str = "",
+        identity: str = "",
+        labels: Mapping[str, str] | None = None,
+        dataset: str = "",
+        data_dir: str | os.PathLike = "",
+    ):
+        if path and dataset:
+            raise ValueError(f"path={str(path)!r} and dataset={dataset!r} are given; name one.")
+        if not path and not dataset:
             raise ValueError(
                 "The path of the TFDS data set is empty; name the directory of a prepared one, for "
                 "example --config.data.source.path=DIR."
             )
+        if dataset:
+            path = _named_directory(dataset, data_dir)
         self.path = _version_directory(Path(path).expanduser().absolute())
         self.split = split
         self._paths = {"image": image, "captions": captions}
         self._paths |= {"key": key} if key else {}
+        self._identity = identity
+        self._paths |= {"identity": identity} if identity not in ("", "image") else {}
         self._labels = dict(labels or {})
         self._records, self._parse = self._open()
 
@@ -80,16 +117,28 @@ class Tfds:
     def _sample(self, index, example):
         key = text(_at(example, self._paths["key"])) if "key" in self._paths else str(index)
         labels = {name: plain(_at(example, path)) for name, path in self._labels.items()}
-        return Sample(
-            bytes(_at(example, self._paths["image"])),
-            texts(_at(example, self._paths["captions"])),
-            key,
-            labels,
+        picture = bytes(_at(example, self._paths["image"]))
+        if "identity" in self._paths:
+            identity = str(plain(_at(example, self._paths["identity"])))
+        else:
+            identity = picture_identity(picture) if self._identity else ""
+        captions = texts(_at(example, self._paths["captions"]))
+        return Sample(picture, captions, key, labels, identity)
+
+    def key_hashes(self):
+        """uint64[n], as `sample.key_hashes`; where no feature is the key, nothing is read."""
+        if "key" not in self._paths:
+            return key_hashes(map(str, range(len(self))))
+        chunks = (
+            range(start, min(start + _CHUNK, len(self))) for start in range(0, len(self), _CHUNK)
         )
+        hashes = [key_hashes(s.key for s in self.__getitems__(chunk)) for chunk in chunks]
+        return np.concatenate([np.zeros(0, np.uint64), *hashes])
 
     def fingerprint(self):
         """Stable hash of the data set's name, version, split, size and feature mapping."""
         held = [self.name, self.split, len(self), self._paths, self._labels]
+        held += [self._identity] if self._identity else []
         return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()
 
     def __getstate__(self):
@@ -145,6 +194,18 @@ def _feature(features, path):
     for name in path.split("."):
         features = getattr(features, "feature", features)[name]
     return features
+
+
+def _named_directory(dataset, data_dir):
+    """Where TFDS keeps a data set of that name, configuration and version."""
+    top = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    path = Path(top).expanduser() / dataset.replace(":", "/")
+    if not path.is_dir():
+        raise FileNotFoundError(
+            f"{dataset} is not prepared in {top}; run: vlrep data prepare {dataset} "
+            f"--data_dir={top}"
+        )
+    return path
 
 
 def _version_directory(path):

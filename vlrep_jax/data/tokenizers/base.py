@@ -136,6 +136,10 @@ class Tokenizer:
         """
         raise NotImplementedError
 
+    def openclip_options(self) -> dict:
+        """What OpenCLIP is to do around `huggingface_files`: its `tokenizer_kwargs`."""
+        return {"clean": "canonicalize"} if self._clean == "canonicalize" else {}
+
 
 class FastTokenizer(Tokenizer):
     """A tokenizer on a model of Hugging Face `tokenizers`, whose ids are `offset` below ours."""

@@ -44,7 +44,9 @@ def save_huggingface(tokenizer: Tokenizer, directory) -> list[Path]:
     return paths
 
 
-def tokenizer_from_directory(path, *, lower_case: bool | None = None, clean: str | None = None):
+def tokenizer_from_directory(
+    path, *, lower_case: bool | None = None, clean: str | None = None, keep_sep: bool = True
+):
     """Opens the tokenizer of a Hugging Face directory; the ids are those of `transformers`.
 
     Args:
@@ -54,6 +56,7 @@ def tokenizer_from_directory(path, *, lower_case: bool | None = None, clean: str
         lower_case: whether texts are lower-cased; None is as the files say. SigLIP 2 was trained
             on lower case, whether or not its files say so.
         clean: of `cleaning.CLEANERS`; None is what `transformers` does.
+        keep_sep: whether the [SEP] that ends a text stays, or becomes padding (OpenCLIP's CLIPA).
 
     Returns:
         Tokenizer.
@@ -70,13 +73,13 @@ def tokenizer_from_directory(path, *, lower_case: bool | None = None, clean: str
     if pieces and (kind == "SiglipTokenizer" or not (path / "tokenizer.json").is_file()):
         return _from_pieces(pieces, config, kind, lower_case, options)
     if (path / "tokenizer.json").is_file():
-        return _from_json(path / "tokenizer.json", config, kind, lower_case, options)
+        return _from_json(path / "tokenizer.json", config, kind, lower_case, keep_sep, options)
     if (path / "vocab.json").is_file() and (path / "merges.txt").is_file():
         return _from_merges(path, config, lower_case, options)
     if (path / "vocab.txt").is_file():
         lower = config.get("do_lower_case", True) if lower_case is None else lower_case
         return WordPieceTokenizer(
-            path / "vocab.txt", lower_case=lower, keep_sep=True, **{"clean": "none", **options}
+            path / "vocab.txt", lower_case=lower, keep_sep=keep_sep, **{"clean": "none", **options}
         )
     raise FileNotFoundError(f"{path} holds no tokenizer: none of {', '.join(_KNOWN)}.")
 
@@ -100,6 +103,8 @@ def _from_pieces(path, config, kind, lower_case, options):
     lower = config.get("do_lower_case", False) if lower_case is None else lower_case
     if siglip and lower_case is False:
         raise ValueError(f"{path.parent}: a SiglipTokenizer always lower-cases here.")
+    if siglip and options.get("clean") == "repair":
+        options = {}  # its class cleans after that; only what ftfy would repair is lost
     return SentencePieceTokenizer(
         path,
         eos_id=_known_id(pieces.piece_to_id(eos), pieces.unk_id(), eos, path),
@@ -116,7 +121,7 @@ def _known_id(number, unknown, token, path):
     return number
 
 
-def _from_json(path, config, kind, lower_case, options):
+def _from_json(path, config, kind, lower_case, keep_sep, options):
     text = path.read_text(encoding="utf-8")
     try:
         model = hf.Tokenizer.from_str(text)
@@ -140,7 +145,7 @@ def _from_json(path, config, kind, lower_case, options):
     return FileTokenizer(
         tokenizer_json=text,
         pad_id=pad_id,
-        eos_id=eos,
+        eos_id=eos if keep_sep or _token(config, "sep_token") is None else pad_id,
         bos_id=bos,
         **{"clean": "none", **options},
     )

@@ -66,7 +66,6 @@ class WordPieceTokenizer(FastTokenizer):
 
     def huggingface_files(self):
         model = hf.Tokenizer.from_str(self._model.to_str())
-        # OpenCLIP takes the [SEP] out itself (strip_sep_token).
         model = with_special(model, bos=_START, eos=_END, pad=_PAD)
         config = {"tokenizer_class": "BertTokenizer", "do_lower_case": self._bert_lower_case}
         special = {"pad_token": _PAD, "cls_token": _START, "sep_token": _END, "unk_token": _UNKNOWN}
@@ -76,3 +75,7 @@ class WordPieceTokenizer(FastTokenizer):
             "vocab.txt": "\n".join(self._vocabulary) + "\n",
             "tokenizer.json": json.loads(model.to_str()),
         } | config_files(config, special)
+
+    def openclip_options(self):
+        options = super().openclip_options()
+        return options if self._keep_sep else options | {"strip_sep_token": True}

@@ -1,0 +1,74 @@
+"""Imported by a process of a test: makes it go wrong as the environment's FAULT says.
+
+FAULT is words of KIND@STEP. `raise` and `hang` happen where that step waits for data; `start`,
+`restore`, `compile`, `step`, `evaluate`, `save` and `report` say that they begin there, and take
+some time, so that a test can catch them. barrier@S is the limit of jax's last barrier. once@FILE
+is a SIGTERM to process 1 in its start-up, unless FILE is there.
+"""
+
+import os
+import signal
+import sys
+import time
+
+from vlrep_jax import cli, cluster
+
+FAULT = dict(word.split("@") for word in os.environ["FAULT"].split())
+SLOW_S = 2.0
+
+
+def at(name, step):
+    """Whether this is where something is to happen; says so."""
+    if FAULT.get(name) != str(step):
+        return False
+    print(f"now: {name}", flush=True)
+    return True
+
+
+def slowed(method, name, step_of):
+    """A method of a Session that takes its time at a step."""
+
+    def slow(self, *args):
+        if at(name, step_of(self, *args)):
+            time.sleep(SLOW_S)
+        return method(self, *args)
+
+    return slow
+
+
+def batches_of(session):
+    """`device_batches` that goes wrong before the batch of a step."""
+    for number, batch in enumerate(device_batches(session), session.start_step + 1):
+        if at("step", number):
+            time.sleep(SLOW_S)
+        if at("raise", number):
+            raise RuntimeError("the disk of this host is gone")
+        if at("hang", number):
+            time.sleep(3600)
+        at("compile", number)  # which it does next, in C++
+        yield batch
+
+
+def load_config(*args):
+    """`cli.load_config`, after which a run's modules are loaded and may be changed."""
+    global device_batches
+    if at("start", 0):
+        time.sleep(SLOW_S)
+    if "once" in FAULT and "--process=1" in sys.argv and not os.path.exists(FAULT["once"]):
+        open(FAULT["once"], "w").close()
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(SLOW_S)
+    config = loaded(*args)
+    from vlrep_jax.run import Session
+
+    device_batches, Session.device_batches = Session.device_batches, batches_of
+    Session.evaluate = slowed(Session.evaluate, "evaluate", lambda _, step, state: step)
+    Session.save = slowed(Session.save, "save", lambda _, step, state: step)
+    Session.report = slowed(Session.report, "report", lambda self, state: self.config.steps)
+    Session.restored = slowed(Session.restored, "restore", lambda self: self.start_step)
+    return config
+
+
+if "barrier" in FAULT:
+    cluster._LEAVE_S = int(FAULT["barrier"])
+loaded, cli.load_config = cli.load_config, load_config

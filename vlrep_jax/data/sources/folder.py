@@ -1,0 +1,152 @@
+"""A folder of pictures, each with a text of the same name beside it, at any depth."""
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+
+from vlrep_jax.data.sources.reading import read_bytes
+from vlrep_jax.data.sources.sample import Sample, key_hashes, picture_identity, text
+from vlrep_jax.data.sources.values import BadRow, json_object, value_at, value_texts
+
+PICTURES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+TEXTS = (".txt", ".json")
+
+
+class Folder:
+    """Picture files with `NAME.txt` or `NAME.json` beside each; the key is the path below `path`.
+
+    Attributes:
+        skipped: what was left out, by reason: `no_text` (a picture without a text), `no_picture`
+            (a text without a picture), `svg` (drawings, which have no pixels), `outside` (a link
+            that leads out of the folder).
+
+    Args:
+        path: directory.
+        captions: where a .json holds the text or texts: a dotted path. A .txt is one caption.
+        lines: each line of a .txt is a caption of its own.
+        language: of texts as Tux Paint's stamps have them, a first line in English and then lines
+            such as `de.utf8=...`: "en", "de" or several; '' for any other text.
+        identity: "image": pictures of equal bytes are never each other's negatives; '' for no.
+
+    Raises:
+        FileNotFoundError: there is no such directory.
+        ValueError: it holds no picture with a text, or options do not fit together.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        *,
+        captions: str = "caption",
+        lines: bool = False,
+        language: str | Sequence[str] = "",
+        identity: str = "",
+    ):
+        self.path = os.path.abspath(os.path.expanduser(path))
+        if not os.path.isdir(self.path):
+            raise FileNotFoundError(f"{path} is not a directory; expected a folder of pictures.")
+        if identity not in ("", "image"):
+            raise ValueError(f"identity={identity!r} must be 'image' or ''.")
+        self._languages = (language,) if isinstance(language, str) else tuple(language)
+        self._languages = tuple(filter(None, self._languages))
+        if lines and self._languages:
+            raise ValueError("lines=True does not go with a language, which chooses its line.")
+        self._captions, self._lines, self._identity = captions, lines, identity
+        self._pairs, self.skipped, self._content = _find_pairs(self.path)
+        if not self._pairs:
+            raise ValueError(
+                f"{path} has no picture ({', '.join(PICTURES)}) with a .txt or .json of the same "
+                f"name beside it; left out: {self.skipped}."
+            )
+
+    def __len__(self):
+        return len(self._pairs)
+
+    def __getitem__(self, index):
+        name, ending = self._pairs[index]
+        try:
+            captions = self._texts(read_bytes(self.path, _stem(name) + ending), ending)
+            picture = read_bytes(self.path, name)
+        except BadRow as error:
+            return Sample(b"", (), _key(name), {}, problem=error.reason)
+        identity = picture_identity(picture) if self._identity else ""
+        return Sample(picture, captions, _key(name), {}, identity)
+
+    def __getitems__(self, indices):
+        return [self[int(index)] for index in indices]
+
+    def _texts(self, data, ending):
+        if ending == ".json":
+            return value_texts(value_at(json_object(data), self._captions))
+        try:
+            held = data.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            raise BadRow("not_utf8") from None
+        if self._languages:
+            return _translations(held.splitlines(), self._languages)
+        parts = held.splitlines() if self._lines else [held]
+        return tuple(part.strip() for part in parts if part.strip())
+
+    def key_hashes(self):
+        """uint64[n], as `sample.key_hashes`."""
+        return key_hashes(_key(name) for name, _ in self._pairs)
+
+    def fingerprint(self):
+        """Stable hash of the files' names and sizes and of how texts are read."""
+        held = [self._content, self._captions, self._lines, self._languages, self._identity]
+        return hashlib.sha256(json.dumps(held).encode()).hexdigest()
+
+
+def _find_pairs(top):
+    """Sorted (picture's path below top, ending of its text), what was left out, and a hash."""
+    pairs, skipped, content = [], Counter(), hashlib.sha256()
+    for folder, below, names in os.walk(top):
+        below.sort()  # any file system lists in an order of its own
+        inside = [name for name in sorted(names) if _is_inside(top, os.path.join(folder, name))]
+        skipped["outside"] += len(names) - len(inside)
+        endings = {}
+        for name in inside:
+            stem, ending = os.path.splitext(name)
+            endings.setdefault(stem, []).append(ending)
+        for stem, found in sorted(endings.items()):
+            pictures = [ending for ending in found if ending.lower() in PICTURES]
+            drawings = [ending for ending in found if ending.lower() == ".svg"]
+            text = next((ending for ending in TEXTS if ending in found), "")
+            skipped["svg"] += len(drawings)
+            if text:
+                skipped["no_picture"] += not pictures and not drawings
+            else:
+                skipped["no_text"] += len(pictures)
+                continue
+            place = os.path.relpath(os.path.join(folder, stem), top)
+            pairs.extend((place + ending, text) for ending in pictures)
+            sizes = [os.path.getsize(os.path.join(folder, stem + e)) for e in [*pictures, text]]
+            content.update(f"{place!r} {pictures} {text} {sizes}\n".encode("utf-8", "replace"))
+    return pairs, {reason: n for reason, n in skipped.items() if n}, content.hexdigest()
+
+
+def _is_inside(top, path):
+    if not os.path.islink(path):
+        return True
+    target = os.path.realpath(path)
+    return os.path.isfile(target) and target.startswith(os.path.realpath(top) + os.sep)
+
+
+def _translations(lines, languages):
+    """The texts that a stamp has in each language; '' is none."""
+    held = {"en": lines[0] if lines else ""}
+    for line in lines[1:]:
+        language, equals, text = line.partition(".utf8=")
+        if equals:
+            held[language] = text
+    return tuple(held[language].strip() for language in languages if held.get(language, "").strip())
+
+
+def _stem(name):
+    return os.path.splitext(name)[0]
+
+
+def _key(name):
+    return text(name.replace(os.sep, "/"))

@@ -1,0 +1,1 @@
+"""Looking at data before training on them: `vlrep data check`, `inspect` and `bench`."""
