@@ -13,7 +13,7 @@ from tiny_recipe import Squares, config
 
 import vlrep_jax
 from vlrep_jax import cli, recipes
-from vlrep_jax.build import plain
+from vlrep_jax.build import bind, plain
 from vlrep_jax.data.preprocess import Preprocess
 from vlrep_jax.data.sources import SOURCES
 from vlrep_jax.experiment import keep_programs, make_experiment, make_tokenizer
@@ -315,3 +315,13 @@ def test_compiled_programs_are_kept_where_a_recipe_says_unless_jax_was_told_befo
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
     assert recipes.base().compilation_cache
+
+
+def test_a_section_binds_keyword_only_options_but_not_what_each_call_gives():
+    def score(rows, texts=None, *, sets):
+        return rows, texts, sets
+
+    bound = bind({"score": score}, {"name": "score", "sets": ("a",)}, "evaluation")
+    assert bound(1) == (1, None, ("a",))
+    with pytest.raises(ValueError, match="evaluation 'score' has no option 'rows'"):
+        bind({"score": score}, {"name": "score", "rows": 1}, "evaluation")

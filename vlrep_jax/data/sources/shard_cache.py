@@ -136,7 +136,9 @@ class ShardCache:
     def _alone(self):
         """No other thread or process adds to the folder or renames in it while the block runs."""
         with self._lock:
-            descriptor = os.open(self.folder / _LOCK, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644)
+            descriptor = os.open(
+                self.folder / _LOCK, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644
+            )
             try:
                 with suppress(OSError):  # some network file systems have no locks
                     fcntl.flock(descriptor, fcntl.LOCK_EX)
