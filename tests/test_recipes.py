@@ -322,6 +322,6 @@ def test_a_section_binds_keyword_only_options_but_not_what_each_call_gives():
         return rows, texts, sets
 
     bound = bind({"score": score}, {"name": "score", "sets": ("a",)}, "evaluation")
-    assert bound(1) == (1, None, ("a",))
+    assert bound(1) == (1, None, ["a"])  # sections are plain: a tuple is a list
     with pytest.raises(ValueError, match="evaluation 'score' has no option 'rows'"):
         bind({"score": score}, {"name": "score", "rows": 1}, "evaluation")
