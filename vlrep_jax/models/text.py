@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.initializers import normal
 
-from vlrep_jax.models.transformer import Tower, projection
+from vlrep_jax.models.transformer import Tower, position_of, projection
 
 
 class TextTransformer(Tower):
@@ -65,12 +65,14 @@ class TextTransformer(Tower):
             token = jnp.broadcast_to(token[None, None], (x.shape[0], 1, self.width))
             x, mask = jnp.concatenate([x, token], axis=1), _class_mask(tokens, self.pad_id)
         x = x + positions.astype(self.dtype)[None]
-        x = layers = self.layers()(x, mask=mask, causal=self.causal, train=train)
+        at = -1
         if self.pool in ("eot", "eos"):
             is_end = tokens if self.pool == "eot" else tokens == self.eos_id
-            x = jnp.take_along_axis(x, is_end.argmax(axis=1)[:, None, None], axis=1)[:, 0]
-        else:
-            x = x[:, -1]
+            at = is_end.argmax(axis=1)
+        x = layers = self.layers()(
+            x, mask=mask, causal=self.causal, train=train, at=None if with_tokens else at
+        )
+        x = position_of(x, at)[:, 0] if with_tokens else x[:, 0]
         x = nn.LayerNorm(epsilon=self.ln_eps, dtype=self.dtype, name="ln_final")(x)
         if self.embed_dim is not None:
             x = projection(

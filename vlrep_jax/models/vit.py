@@ -155,7 +155,8 @@ class ViT(Tower):
         norm = {"epsilon": self.ln_eps, "dtype": self.dtype}
         if self.pre_norm:
             x = nn.LayerNorm(**norm, name="ln_pre")(x)
-        x = self.layers()(x, train=train)
+        # A class token is all that is read of the last layer; the other pools read every position.
+        x = self.layers()(x, train=train, at=0 if self.pool == "cls" else None)
         if self.pool == "queries":
             x = QueryPool(
                 self.queries,
@@ -169,8 +170,6 @@ class ViT(Tower):
         # The norm of a row is its own, so it matters only to a mean whether it comes before.
         if self.pool == "patches":
             x = x[:, 1:].mean(axis=1, keepdims=True)
-        elif self.pool == "cls":
-            x = x[:, :1]
         x = tokens = nn.LayerNorm(**norm, name="ln_post")(x)
         if self.pool == "mean":
             x = x.mean(axis=1)
