@@ -297,22 +297,21 @@ def test_numbers_of_files_encoded_at_once_do_not_matter(tmp_path, made, monkeypa
 
 
 def test_memory_of_loading_and_saving_is_that_of_the_parameters(tmp_path):
-    """A process that loads and saves a model of 200 MB needs little more than it."""
+    """Of a model of 200 MB, nearly all of which is one tensor, a process needs little more."""
     script = f"""
-import resource, sys
+import sys
+from pathlib import Path
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from tiny_pretrained import pretrained, CLIP
 from vlrep_jax import weights
-wide = {{"width": 1024, "depth": 4, "heads": 16}}
-section = {{
-    "name": "dual_encoder",
-    "image": CLIP["image"] | wide,
-    "text": CLIP["text"] | {{"width": 64}},
-}}
+section = CLIP | {{"text": CLIP["text"] | {{"width": 512, "vocab_size": 100_000}}}}
 if sys.argv[1] == "make":
     weights.save(sys.argv[2], pretrained(section), "openclip")
     sys.exit()
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+def peak():  # of this program alone: getrusage counts what the one had that started it
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.split("VmHWM:")[1].split()[0])
 weights.load(sys.argv[3])  # what compiling and imports take is there before
 before = peak()
 loaded = weights.load(sys.argv[2])
@@ -333,4 +332,4 @@ print(size, read - before, peak() - before)
     python("make", tmp_path / "large")
     size, reading, both = map(int, python("load", tmp_path / "large", small).split())
     assert size > 200e6
-    assert reading < 1.3 * size and both < 1.3 * size
+    assert 0.8 * size < reading < 1.3 * size and both < 1.3 * size

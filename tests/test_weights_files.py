@@ -70,6 +70,20 @@ def test_dtypes_of_others_are_read(tmp_path, dtype):
         np.testing.assert_array_equal(read, values)
 
 
+def test_values_in_another_order_are_read(tmp_path):
+    """Columns first, and what torch saves of a transposed matrix, whole and by rows."""
+    columns = np.asfortranarray(np.arange(6, dtype=np.float32).reshape(2, 3))
+    np.savez(tmp_path / "a.npz", w=columns)
+    turned = b"\x80\x02}" + spelt("w") + spelt_tensor((2, 2), (1, 2)) + b"s."
+    data = np.arange(4, dtype=np.float32)
+    torch_archive(tmp_path / "a.pt", turned, members=[("data/0", data.tobytes())])
+    for name, expected in (("a.npz", columns), ("a.pt", data.reshape(2, 2).T)):
+        with open_tensors(tmp_path / name) as found:
+            np.testing.assert_array_equal(found["w"].read(), expected)
+            with found["w"].rows() as take:
+                np.testing.assert_array_equal(np.concatenate([take(1), take(1)]), expected)
+
+
 def test_an_index_joins_its_files_and_reaches_no_other(tmp_path):
     save_file({"x": np.ones(2, np.float32)}, tmp_path / "one.safetensors")
     save_file({"y": np.zeros(3, np.float32)}, tmp_path / "two.safetensors")

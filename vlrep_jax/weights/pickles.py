@@ -57,13 +57,23 @@ class StoredTensor(_Sealed):
     def dtype(self):
         return np.dtype(self.storage.dtype)
 
+    @property
+    def is_contiguous(self):
+        """Whether its rows lie one after the other."""
+        return self.stride == tuple(math.prod(self.shape[i + 1 :]) for i in range(len(self.shape)))
+
+    def open(self, archive: zipfile.ZipFile):
+        """A file at its first value; raises what `zipfile` does on a damaged archive."""
+        file = archive.open(self.storage.name)
+        file.seek(self.offset * self.dtype.itemsize)
+        return file
+
     def read(self, archive: zipfile.ZipFile) -> np.ndarray:
-        """The tensor as an array; raises what `zipfile` does on a damaged archive."""
+        """The tensor as an array, whatever its strides; errors as `open`."""
         size = self.dtype.itemsize
         steps = zip(self.shape, self.stride, strict=True)
         count = 1 + sum((n - 1) * step for n, step in steps) if math.prod(self.shape) else 0
-        with archive.open(self.storage.name) as file:
-            file.seek(self.offset * size)
+        with self.open(archive) as file:
             data = file.read(count * size)
         if len(data) < count * size:
             raise ValueError("it is shorter than its tensor")

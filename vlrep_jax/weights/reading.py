@@ -1,5 +1,6 @@
 """Finds out whose format a path holds and what model is in it, and reads its parameters."""
 
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import closing
@@ -24,7 +25,7 @@ from vlrep_jax.data.tokenizers import (
 )
 from vlrep_jax.rules import path_of
 from vlrep_jax.weights import big_vision, huggingface, openai, openclip, own, resnet
-from vlrep_jax.weights.mapping import Entry, compare
+from vlrep_jax.weights.mapping import Entry, by_key, compare
 from vlrep_jax.weights.tensors import SUFFIXES, Tensors, open_tensors, read_json, weight_map
 from vlrep_jax.workdirs import read_config
 
@@ -33,6 +34,7 @@ _NOT_WEIGHTS = ("optimizer", "scheduler", "training_args", "rng_state", "scaler"
 _PROBLEMS_SHOWN = 40
 _MOST_LAYERS = 1000
 _SCALARS = ("logit_scale", "logit_bias")
+_READ_BYTES = 16 * 2**20  # of a tensor at a time
 
 
 @dataclass(frozen=True)
@@ -307,21 +309,16 @@ def _ignored(layout, shapes) -> set[str]:
 def _read(tensors: Tensors, entries, leaves, file) -> dict:
     """Our tree, filled from one tensor of theirs after the other."""
     filled = {path: _aligned(leaf.shape) for path, leaf in leaves.items()}
-    by_key: dict[str, list[Entry]] = {}
-    for entry in entries:
-        by_key.setdefault(entry.key, []).append(entry)
-    not_finite = []
-    for key, parts in by_key.items():
-        theirs = tensors[key].read()
-        for entry in parts:
-            values = entry.read(theirs, leaves[entry.path].shape)
-            filled[entry.path][... if entry.layer is None else entry.layer] = values
-        if not np.isfinite(np.asarray(theirs, np.float32)).all():
-            not_finite.append(key)
+    grouped = by_key(entries)
+    not_finite = [
+        key
+        for key, parts in grouped.items()
+        if not _fill([entry.view(filled[entry.path]) for entry in parts], tensors[key])
+    ]
     if not_finite:
         listing = ", ".join(not_finite[:10]) + (", ..." if len(not_finite) > 10 else "")
         warnings.warn(
-            f"{file}: {len(not_finite)} of {len(by_key)} tensors hold NaN or infinity: {listing}.",
+            f"{file}: {len(not_finite)} of {len(grouped)} tensors hold NaN or infinity: {listing}.",
             stacklevel=3,
         )
     tree: dict = {}
@@ -332,6 +329,21 @@ def _read(tensors: Tensors, entries, leaves, file) -> dict:
             node = node.setdefault(name, {})
         node[last] = filled.pop(path)
     return tree
+
+
+def _fill(views, tensor) -> bool:
+    """Reads a tensor into arrays that have its rows in their order; whether all is finite."""
+    finite = True
+    with tensor.rows() as take:
+        for view in map(np.atleast_1d, views):
+            rows = max(1, _READ_BYTES // (math.prod(view.shape[1:]) * tensor.dtype.itemsize))
+            for start in range(0, len(view), rows):
+                part = view[start : start + rows]
+                values = take(len(part))
+                part[...] = values
+                # NaN is the least and the greatest of whatever it is in.
+                finite &= bool(np.isfinite([values.min(), values.max()]).all())
+    return finite
 
 
 def _aligned(shape):
@@ -347,7 +359,9 @@ def parameter_shapes(model) -> Any:
     image_size, context_length = models.input_sizes(model)
     images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
     tokens = jax.ShapeDtypeStruct((1, context_length), jnp.int32)
-    return jax.eval_shape(model.init, jax.random.key(0), images, tokens)["params"]
+    # The key is made in it too: no device is asked for, so that files are converted without one.
+    drawn = jax.eval_shape(lambda *inputs: model.init(jax.random.key(0), *inputs), images, tokens)
+    return drawn["params"]
 
 
 def by_path(tree) -> dict:
