@@ -288,12 +288,16 @@ def _entries(layout, model, shapes) -> list[Entry]:
     if layout == "huggingface":
         found = huggingface.entries(model)
     elif layout == "big_vision":
-        return big_vision.entries(model, list(shapes))
+        found = big_vision.entries(model, list(shapes))
     else:
         found = openclip.entries(model, list(shapes))  # a superset of OpenAI's
-    # PyTorch's projects have these as [] or as [1], in one layout even.
-    forms = {key: "flat" if shapes.get(key) == (1,) else "same" for key in _SCALARS}
-    return [replace(e, form=forms[e.key]) if e.key in forms else e for e in found]
+    # Files have these as [] or as [1], in one layout even.
+    return [
+        replace(e, form="flat" if shapes.get(e.key) == (1,) else "same")
+        if e.path in _SCALARS
+        else e
+        for e in found
+    ]
 
 
 def _ignored(layout, shapes) -> set[str]:
