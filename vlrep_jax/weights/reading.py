@@ -1,6 +1,5 @@
 """Finds out whose format a path holds and what model is in it, and reads its parameters."""
 
-import math
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import closing
@@ -10,7 +9,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from vlrep_jax import models
 from vlrep_jax.build import near, plain
@@ -25,8 +23,9 @@ from vlrep_jax.data.tokenizers import (
 )
 from vlrep_jax.rules import path_of
 from vlrep_jax.weights import big_vision, huggingface, openai, openclip, own, resnet
-from vlrep_jax.weights.mapping import Entry, by_key, compare
+from vlrep_jax.weights.mapping import Entry, compare
 from vlrep_jax.weights.tensors import SUFFIXES, Tensors, open_tensors, read_json, weight_map
+from vlrep_jax.weights.values import read_values
 from vlrep_jax.workdirs import read_config
 
 # What trainers leave beside weights, in the same kinds of files.
@@ -34,7 +33,6 @@ _NOT_WEIGHTS = ("optimizer", "scheduler", "training_args", "rng_state", "scaler"
 _PROBLEMS_SHOWN = 40
 _MOST_LAYERS = 1000
 _SCALARS = ("logit_scale", "logit_bias")
-_READ_BYTES = 16 * 2**20  # of a tensor at a time
 
 
 @dataclass(frozen=True)
@@ -117,7 +115,7 @@ def open_pretrained(path: str | Path, model: str | Mapping | None = None) -> Ope
 
     def read():
         with open_tensors(file) as tensors:
-            return _read(tensors, entries, leaves, file)
+            return read_values(tensors, entries, leaves)
 
     return Opened(
         file,
@@ -308,54 +306,6 @@ def _ignored(layout, shapes) -> set[str]:
     if layout == "big_vision" and big_vision.root(shapes):
         ignored |= {key for key in shapes if not key.startswith("params/")}  # the optimizer's
     return ignored
-
-
-def _read(tensors: Tensors, entries, leaves, file) -> dict:
-    """Our tree, filled from one tensor of theirs after the other."""
-    filled = {path: _aligned(leaf.shape) for path, leaf in leaves.items()}
-    grouped = by_key(entries)
-    not_finite = [
-        key
-        for key, parts in grouped.items()
-        if not _fill([entry.view(filled[entry.path]) for entry in parts], tensors[key])
-    ]
-    if not_finite:
-        listing = ", ".join(not_finite[:10]) + (", ..." if len(not_finite) > 10 else "")
-        warnings.warn(
-            f"{file}: {len(not_finite)} of {len(grouped)} tensors hold NaN or infinity: {listing}.",
-            stacklevel=3,
-        )
-    tree: dict = {}
-    for path in list(filled):
-        *parents, last = path.split("/")
-        node = tree
-        for name in parents:
-            node = node.setdefault(name, {})
-        node[last] = filled.pop(path)
-    return tree
-
-
-def _fill(views, tensor) -> bool:
-    """Reads a tensor into arrays that have its rows in their order; whether all is finite."""
-    finite = True
-    with tensor.rows() as take:
-        for view in map(np.atleast_1d, views):
-            rows = max(1, _READ_BYTES // (math.prod(view.shape[1:]) * tensor.dtype.itemsize))
-            for start in range(0, len(view), rows):
-                part = view[start : start + rows]
-                values = take(len(part))
-                part[...] = values
-                # NaN is the least and the greatest of whatever it is in.
-                finite &= bool(np.isfinite([values.min(), values.max()]).all())
-    return finite
-
-
-def _aligned(shape):
-    """An empty float32 array that JAX can take over on CPU: it copies what is not aligned so."""
-    size = 4 * int(np.prod(shape))
-    raw = np.empty(size + 64, np.uint8)
-    start = -raw.ctypes.data % 64
-    return raw[start : start + size].view(np.float32).reshape(shape)
 
 
 def parameter_shapes(model) -> Any:

@@ -40,6 +40,9 @@ _DTYPES = {
     "BOOL": np.bool_,
 }
 
+MAX_HEADER_BYTES = 16 * 2**20  # bigG's is 150 KiB
+# Weights hardly shrink; what does so much more is there to fill the memory.
+MAX_SHRINKING, BOMB_BYTES = 64, 2**30
 
 # What reading a damaged archive raises: encrypted and unknown kinds of members are RuntimeErrors.
 _DAMAGED = (
@@ -55,7 +58,12 @@ def _telling(path, what):
     try:
         yield
     except _DAMAGED as error:
-        raise ValueError(f"{path}: {what} cannot be read: {error}.") from error
+        raise ValueError(f"{path}: {what} cannot be read: {_line(error)}.") from error
+
+
+def _line(error):
+    """What an error says, in one line: it may quote names from the file."""
+    return "".join(c if c.isprintable() else "?" for c in str(error))
 
 
 @dataclass(frozen=True)
@@ -134,6 +142,9 @@ def open_tensors(path: Path) -> Tensors:
             named = _npz(path, stack)
         else:
             named, torchscript = _torch(path, stack)
+        odd = [name for name in named if not name.isprintable()]
+        if odd:
+            raise ValueError(f"{path} has tensors whose names are no words: {_few(odd)}.")
         return Tensors(path, named, stack.pop_all(), torchscript)
 
 
@@ -175,9 +186,11 @@ def _safetensors(path, stack):
         with safe_open(path, framework="numpy"):
             pass
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is not a whole safetensors file: {error}.") from error
+        raise ValueError(f"{path} is not a whole safetensors file: {_line(error)}.") from error
     file = stack.enter_context(path.open("rb"))
     (size,) = struct.unpack("<Q", file.read(8))
+    if size > MAX_HEADER_BYTES:
+        raise ValueError(f"{path}: its header of {size >> 20} MiB is no model's; it is refused.")
     header = _loads(file.read(size), path)
     header.pop("__metadata__", None)
 
@@ -201,6 +214,9 @@ def _safetensors(path, stack):
 
 def _npz(path, stack):
     archive = _zip(path, stack)
+    unpacked = sum(info.file_size for info in archive.infolist())
+    if unpacked > max(BOMB_BYTES, MAX_SHRINKING * path.stat().st_size):
+        raise ValueError(f"{path} would unpack to {unpacked >> 30} GiB; it is refused.")
 
     def tensor(info):
         with _telling(path, info.filename), archive.open(info) as file:
@@ -324,7 +340,7 @@ def _loads(data, path):
     try:
         found = json.loads(data, object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not sound JSON: {error}.") from error
+        raise ValueError(f"{path} is not sound JSON: {_line(error)}.") from error
     if not isinstance(found, dict):
         raise ValueError(f"{path} holds {type(found).__name__}, not an object.")
     return found
