@@ -299,8 +299,7 @@ def _convert(args, config_args):
     from vlrep_jax import weights
 
     _no_config(args, config_args)
-    loaded = weights.load(args.src, args.preset)
-    weights.save(args.dst, loaded, args.layout)
+    weights.convert(args.src, args.dst, args.layout, args.preset)
     print(f"Wrote {args.dst} ({args.layout}) from {args.src}.")
     return 0
 
