@@ -8,6 +8,7 @@ import numpy as np
 from vlrep_jax.data.caption_choice import not_blank, of_source, one_of_each
 from vlrep_jax.data.decoding import BadImage, decode
 from vlrep_jax.data.picture import Picture
+from vlrep_jax.data.sources.sample import shard_of
 
 _TRIES = 16
 
@@ -135,15 +136,6 @@ class TrainLoader:
 
     def __getstate__(self):
         return vars(self) | {"_cached": None if self._cached is None else {}}
-
-
-def shard_of(source, index, sample):
-    """Where a sample lies, for a word on what is broken: a file, or a directory.
-
-    A source may say itself, `shard_of(index) -> str`; else it is the directory of the key.
-    """
-    own = getattr(source, "shard_of", None)
-    return str(own(index)) if own is not None else sample.key.rpartition("/")[0]
 
 
 class EvalLoader:

@@ -154,6 +154,10 @@ class Files:
             raise BadRow("missing")
         return read_bytes(root, value, self._options)
 
+    def shard_of(self, index):
+        """The table that a row stands in."""
+        return self._names[int(np.searchsorted(self._ends, index, side="right"))]
+
     def key_hashes(self):
         """uint64[n], as `sample.key_hashes`; where no column is the key, no row is read."""
         if not self._key:
