@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -12,6 +13,8 @@ from vlrep_jax.data.sources.values import BadRow, json_object, value_at, value_t
 
 PICTURES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 TEXTS = (".txt", ".json")
+_STAMP = ".utf8="  # between a language and its text
+_LOG = logging.getLogger(__name__)
 
 
 class Folder:
@@ -59,6 +62,12 @@ class Folder:
             raise ValueError(
                 f"{path} has no picture ({', '.join(PICTURES)}) with a .txt or .json of the same "
                 f"name beside it; left out: {self.skipped}."
+            )
+        if not self._languages and any(_STAMP in text for text in self[0].captions):
+            _LOG.warning(
+                "%s: texts are in several languages at once, as Tux Paint's stamps are; "
+                "language='en' takes one.",
+                path,
             )
 
     def __len__(self):
@@ -138,7 +147,7 @@ def _translations(lines, languages):
     """The texts that a stamp has in each language; '' is none."""
     held = {"en": lines[0] if lines else ""}
     for line in lines[1:]:
-        language, equals, text = line.partition(".utf8=")
+        language, equals, text = line.partition(_STAMP)
         if equals:
             held[language] = text
     return tuple(held[language].strip() for language in languages if held.get(language, "").strip())
