@@ -186,6 +186,16 @@ def test_a_damaged_record_is_a_bad_sample_and_an_absent_file_all_of_its_own(two_
     assert held[9].captions == ("number 39",) and held[10].key == "#40"
 
 
+def test_prepared_sets_of_one_name_and_length_are_told_apart(tmp_path):
+    found = []
+    for number in range(3):
+        texts = ("a", "a", "longer")[number]
+        folder = tmp_path / str(number) / "mine"
+        write_array_record(ListSource([Sample(flat(1), (texts,), "k", {})]), str(folder))
+        found.append(Tfds(folder).fingerprint())
+    assert found[0] == found[1] != found[2]
+
+
 def test_captions_that_are_no_texts_are_refused(nested_dir):
     with pytest.raises(ValueError, match=r"several features; name one: 'captions.id', 'captions.t"):
         nested(nested_dir, captions="captions")

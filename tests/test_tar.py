@@ -218,6 +218,12 @@ def test_a_shard_of_the_same_size_and_time_is_still_not_mistaken(tmp_path):
     assert source[0].problem == "changed"
 
 
+def test_another_shard_of_the_same_size_is_another_pipeline(tmp_path):
+    first = one(tmp_path, [*sample("a", 5), *sample("b", 6)]).fingerprint()
+    assert one(tmp_path, [*sample("a", 5), *sample("c", 6)]).fingerprint() != first
+    assert one(tmp_path, [*sample("a", 5), *sample("b", 6)]).fingerprint() == first
+
+
 def test_only_changed_shards_are_indexed_again(tmp_path, caplog):
     pattern = f"{tmp_path}/*.tar"
     shards(tmp_path, 4, 3)

@@ -9,6 +9,8 @@ from vlrep_jax.data.sources.files import KINDS
 from vlrep_jax.data.sources.folder import PICTURES
 from vlrep_jax.data.sources.stores import is_remote
 
+COMPRESSED = (".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip")
+
 
 def open_section(section: Mapping):
     """The source that a section describes.
@@ -43,6 +45,11 @@ def source_of(path: str, **options) -> dict:
         return {"name": "files", "path": name, **options}
     if ending == ".tar":
         return {"name": "tar", "path": name, **options}
+    if ending in COMPRESSED:
+        raise ValueError(
+            f"{name} is compressed, and then nothing in it can be read by its place: unpack it "
+            "once; pictures are compressed already."
+        )
     if is_remote(name):
         raise ValueError(
             f"{name}: a URL has to end in {', '.join([*KINDS, '.tar'])}; patterns such as *.tar do."
