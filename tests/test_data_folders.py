@@ -173,7 +173,7 @@ def test_a_path_that_nothing_reads_says_what_was_expected(tmp_path):
     with pytest.raises(ValueError, match=r"holds no TFDS .*It has: \['notes\.doc'\]"):
         source_of(tmp_path)
     for name in ("shards/{000..123}.tar.gz", "s3://bucket/t.csv.gz"):
-        with pytest.raises(ValueError, match="is compressed, .* unpack it once"):
+        with pytest.raises(ValueError, match=r"is compressed, .* unpack it once"):
             source_of(name)
     with pytest.raises(ValueError, match="a URL has to end in"):
         source_of("s3://bucket/data")
