@@ -17,6 +17,7 @@ from tiny_recipe import Squares, config
 
 from vlrep_jax import data
 from vlrep_jax.data.sources import SOURCES, Sample
+from vlrep_jax.data.sources.subset import Subset
 from vlrep_jax.data_tools import check_page
 from vlrep_jax.data_tools import scan as scanning
 from vlrep_jax.data_tools.check import check
@@ -59,6 +60,14 @@ def checked(source, out, **options):
     assert json.loads((out / "check.json").read_text()) == figures
     texts = ("bad.tsv", "duplicates.txt", "near_duplicates.tsv")
     return figures, {name: (out / name).read_text().splitlines() for name in texts}
+
+
+def test_the_list_of_duplicates_leaves_each_file_once(tmp_path):
+    keys = [" two  spaces", "é/plain.png", "third \u2028 "]
+    source = ListSource(Sample(FIRST, ("a",), key, {}) for key in keys)
+    checked(source, tmp_path / "r")
+    left = Subset(source, exclude=str(tmp_path / "r" / "duplicates.txt"))
+    assert [sample.key for sample in left.__getitems__(range(len(left)))] == keys[:1]
 
 
 def test_every_reason_has_words_on_the_page():
