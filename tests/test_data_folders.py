@@ -176,7 +176,7 @@ def test_a_path_that_nothing_reads_says_what_was_expected(tmp_path):
         with pytest.raises(ValueError, match=r"is compressed, .* unpack it once"):
             source_of(name)
     with pytest.raises(ValueError, match="a URL has to end in"):
-        source_of("s3://bucket/data")
+        source_of("s3://bucket/data.doc")
     write_pictures(tmp_path)
     write_csv(tmp_path / "t.csv")
     with pytest.raises(ValueError, match=r"name the table, .*t\.csv"):

@@ -28,7 +28,8 @@ WRONG = {
         "window": "9",
         "storage_options": "x",
     },
-    "folder": {"path": 5, "captions": 5, "lines": 1, "language": 5, "identity": True},
+    "folder": {"path": 5, "captions": 5, "lines": 1, "language": 5, "identity": True}
+    | {"storage_options": "x"},
     "mixture": {"parts": []},
     "subset": {"source": "x", "share": "0.1", "part": 1, "salt": 1, "exclude": 1, "first": 0.5},
     "tar": {option: value for option, value in NO_TEXT.items() if option != "key"}

@@ -258,6 +258,9 @@ def test_an_image_path_that_is_no_picture_is_named(nested_dir):
 def test_bad_paths_and_splits_list_what_exists(nested_dir, tmp_path):
     with pytest.raises(ValueError, match=r"no split 'test'; it has \['train'\]"):
         Tfds(nested_dir, "test")
+    with pytest.raises(ValueError, match="read from local disks; mount the store"):
+        Tfds("gs://bucket/set")
+    assert len(Tfds(f"file://{nested_dir}", image="picture", captions="meta.file")) == 3
     with pytest.raises(FileNotFoundError, match="is not a directory"):
         Tfds(tmp_path / "none", "train")
     (tmp_path / "stray.txt").touch()

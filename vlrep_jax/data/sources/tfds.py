@@ -16,6 +16,7 @@ from vlrep_jax.data.sources.sample import (
     text,
     texts,
 )
+from vlrep_jax.data.sources.stores import is_remote, local_path
 
 _CHUNK = 1024
 
@@ -66,7 +67,12 @@ class Tfds:
             )
         if dataset:
             path = _named_directory(dataset, data_dir)
-        self.path = _version_directory(Path(path).expanduser().absolute())
+        if is_remote(os.fspath(path)):
+            raise ValueError(
+                f"{path}: ArrayRecord is read from local disks; mount the store, or copy the data "
+                "set once."
+            )
+        self.path = _version_directory(Path(local_path(os.fspath(path))))
         self.split = split
         self._paths = {"image": image, "captions": captions}
         self._paths |= {"key": key} if key else {}
