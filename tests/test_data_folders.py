@@ -115,6 +115,14 @@ def test_stamps_speak_the_language_asked_for(language, captions, tmp_path):
     assert Folder(tmp_path, language=language)[0].captions == captions
 
 
+def test_stamps_without_a_language_are_pointed_out(tmp_path, caplog):
+    (tmp_path / "a.png").write_bytes(flat(1))
+    (tmp_path / "a.txt").write_text("A bear.\nde.utf8=Ein Bär.\n")
+    assert not Folder(tmp_path, language="de").skipped and not caplog.records
+    Folder(tmp_path)
+    assert "language='en' takes one" in caplog.text
+
+
 @pytest.mark.skipif(not STAMPS.is_dir(), reason=f"{STAMPS}: apt install tuxpaint-stamps-default")
 def test_tux_paints_stamps_as_they_lie_on_disk():
     """Counted by find and comm in version 2022.06.04 of the package."""
@@ -164,8 +172,11 @@ def test_a_path_that_nothing_reads_says_what_was_expected(tmp_path):
         source_of(tmp_path / "notes.doc")
     with pytest.raises(ValueError, match=r"holds no TFDS .*It has: \['notes\.doc'\]"):
         source_of(tmp_path)
+    for name in ("shards/{000..123}.tar.gz", "s3://bucket/t.csv.gz"):
+        with pytest.raises(ValueError, match=r"is compressed, .* unpack it once"):
+            source_of(name)
     with pytest.raises(ValueError, match="a URL has to end in"):
-        source_of("s3://bucket/data")
+        source_of("s3://bucket/data.doc")
     write_pictures(tmp_path)
     write_csv(tmp_path / "t.csv")
     with pytest.raises(ValueError, match=r"name the table, .*t\.csv"):

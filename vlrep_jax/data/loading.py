@@ -8,6 +8,7 @@ import numpy as np
 from vlrep_jax.data.caption_choice import not_blank, of_source, one_of_each
 from vlrep_jax.data.decoding import BadImage, decode
 from vlrep_jax.data.picture import Picture
+from vlrep_jax.data.sources.sample import shard_of
 
 _TRIES = 16
 
@@ -46,26 +47,39 @@ class TrainLoader:
             The arrays that `pipeline.train_batches` describes, of n rows, and (reason, key, shard)
             of each sample that was replaced.
         """
-        texts, images, pair_ids, bad, reasons = [], [], [], [], []
-        for offset, (index, sample) in enumerate(self._samples([int(i) for i in indices])):
-            position, times = first_position + offset, self._captions_per_image
-            rng = np.random.default_rng((self._seed, position))
-            said = self._one_caption(sample, *divmod(position, times)) if times > 1 else sample
-            said, text, image, row_reasons = self._good(index, sample, said, rng)
+        rows = self._rows(first_position, [int(i) for i in indices])
+        texts, images, pair_ids, bad, reasons = [], None, [], [], []
+        for number, row in enumerate(rows):
+            said, text, image, row_reasons = self._good(*row)
+            if images is None:
+                images = np.empty((len(rows), *image.shape), image.dtype)
+            # One by one, while the picture is in the processor's cache and its memory of use again.
+            images[number] = image
             texts.append(text)
-            images.append(image)
             pair_ids.append(_pair_id(said, text))
             bad.append(bool(row_reasons))
             reasons.extend(row_reasons[:1])
         ids, truncated = self._tokenizer.encode_batch(texts, self._context_length)
         batch = {
-            "image": np.stack(images),
+            "image": images,
             "text": ids,
             "pair_ids": np.asarray(pair_ids, np.int32),
             "bad": np.asarray(bad, bool),
             "truncated": truncated,
         }
         return batch, reasons
+
+    def _rows(self, first_position, indices):
+        """(index, sample, the sample with the captions to choose among, rng) of each row.
+
+        What needs no pixel is done for all rows at once: between two pictures, whose pixels have
+        emptied the processor's cache, it takes ten times as long.
+        """
+        rows, times = [], self._captions_per_image
+        for position, (index, sample) in enumerate(self._samples(indices), first_position):
+            said = self._one_caption(sample, *divmod(position, times)) if times > 1 else sample
+            rows.append((index, sample, said, np.random.default_rng((self._seed, position))))
+        return rows
 
     def _one_caption(self, sample, draw, number):
         """Of one draw of a picture, the row with its caption of that number."""
@@ -122,15 +136,6 @@ class TrainLoader:
 
     def __getstate__(self):
         return vars(self) | {"_cached": None if self._cached is None else {}}
-
-
-def shard_of(source, index, sample):
-    """Where a sample lies, for a word on what is broken: a file, or a directory.
-
-    A source may say itself, `shard_of(index) -> str`; else it is the directory of the key.
-    """
-    own = getattr(source, "shard_of", None)
-    return str(own(index)) if own is not None else sample.key.rpartition("/")[0]
 
 
 class EvalLoader:
