@@ -17,7 +17,7 @@ from test_train import (
 )
 from tiny_recipe import config
 
-from vlrep_jax import cli, run, weights, workdirs
+from vlrep_jax import cli, run, session, weights, workdirs
 from vlrep_jax.checkpoint import Checkpoints, listing
 from vlrep_jax.config_keys import check_keys
 
@@ -101,7 +101,7 @@ def test_the_best_of_a_metric_stays_and_its_value_is_kept(tmp_path, monkeypatch)
         check_keys(wanted)
         return dataclasses.replace(shared(config()), config=wanted)
 
-    monkeypatch.setattr(run, "make_experiment", evaluated)
+    monkeypatch.setattr(session, "make_experiment", evaluated)
     metric = "own/image_to_text_recall@1"
     changed = {"evals": EVALS, "checkpoint_every": 1, "eval_every": 2, "keep_checkpoints": 1}
     with pytest.raises(ValueError, match=r"keep_best.metric='own/recall': .*image_to_text_recall"):

@@ -66,20 +66,21 @@ def test_skipped_steps_are_counted_written_down_and_too_many_in_a_row_end_the_ru
     said = []
     skipped = Skipped(tmp_path, 3, said.append)
     for step, bad in enumerate((0, 1, 1, 0, 1, 1), 1):
-        skipped.look(step, result(bad), lambda: ["a", "b"])
-    assert skipped.state() == {"total": 4, "in_a_row": 2} and len(said) == 4
+        skipped.look(step, result(bad), step - 1, lambda _: ["a", "b"])
+    assert skipped.state() == {"total": 4, "in_a_row": 2, "spikes": 0} and len(said) == 4
     assert said[0].startswith("Step 2 was skipped: its loss is nan, the norm of its gradient 2.0.")
     held = json.loads((tmp_path / "bad_batches" / "2.json").read_text())
-    assert held == {"step": 2, "loss": "nan", "gradient_norm": "2.0", "keys": ["a", "b"]}
+    told = {"loss": "nan", "gradient_norm": "2.0", "parameter_norm": "1.0"}
+    assert held == {"step": 2, "batch": 1, **told, "keys": ["a", "b"]}
     # In another session too.
     again = Skipped(tmp_path, 3, said.append)
     again.restore(skipped.state())
     with pytest.raises(FloatingPointError, match=r"3 steps in a row, .* step 7 .*max_skipped=3"):
-        again.look(7, result(1), lambda: [])
+        again.look(7, result(1), 6, lambda _: [])
     names = sorted(path.name for path in (tmp_path / "bad_batches").iterdir())
     assert names == ["2.json", "3.json", "5.json", "6.json", "7.json"]
 
 
 def test_parameters_that_overflow_end_the_run_at_once(tmp_path):
     with pytest.raises(FloatingPointError, match="parameter_norm is inf after step 1"):
-        Skipped(tmp_path, 3, print).look(1, result(0, math.inf), list)
+        Skipped(tmp_path, 3, print).look(1, result(0, math.inf), 0, list)

@@ -18,7 +18,7 @@ import optax
 import pytest
 from tiny_recipe import Squares, config
 
-from vlrep_jax import metrics, run
+from vlrep_jax import metrics, run, session
 from vlrep_jax.build import plain
 from vlrep_jax.checkpoint import Checkpoints
 from vlrep_jax.data.pipeline import Batches
@@ -45,7 +45,8 @@ def built(text):
 def tiny_runs(monkeypatch):
     """`Squares` is a source, and equal configs share their compiled programs."""
     monkeypatch.setitem(SOURCES, "squares", Squares)
-    monkeypatch.setattr(run, "make_experiment", shared)
+    for module in (run, session):
+        monkeypatch.setattr(module, "make_experiment", shared)
 
 
 def shared(wanted):
@@ -89,7 +90,7 @@ def train(workdir, *, stop=None, monkeypatch=None, **changed):
 
             return dataclasses.replace(made, put=put)
 
-        patched.setattr(run, "make_experiment", stopping)
+        patched.setattr(session, "make_experiment", stopping)
         return run.train(config(**changed), workdir)
 
 
@@ -103,9 +104,9 @@ def saved(workdir, step, **changed):
 
 def rows(workdir):
     """What metrics.jsonl holds of training, the clock's readings left out."""
-    timed = ("train/images_per_second", "train/data_wait_fraction")
+    timed = ("train/images_per_second", "train/data_wait_fraction", "time/")
     found = [row for row in metrics.read(workdir) if "train/loss" in row]
-    return [{k: v for k, v in row.items() if k not in timed} for row in found]
+    return [{k: v for k, v in row.items() if not k.startswith(timed)} for row in found]
 
 
 def assert_same_bits(one, other):
@@ -324,7 +325,7 @@ def test_batches_that_give_no_number_are_written_down_and_end_the_run(
     batches.close()
     found = [row["train/skipped_steps"] for row in rows(tmp_path)]
     assert found == [0, 0, 1]
-    assert saved(tmp_path, 2)[1]["skipped"] == {"total": 0, "in_a_row": 0}
+    assert saved(tmp_path, 2)[1]["skipped"] == {"total": 0, "in_a_row": 0, "spikes": 0}
 
 
 # The loop alone.

@@ -75,6 +75,12 @@ class Experiment:
     step: Callable
     put: Callable
 
+    @property
+    def saved_state(self) -> TrainState:
+        """What of `abstract_state` is in a checkpoint's arrays; the losses stand beside them, so
+        that whoever looks for spikes may begin and end with it in the course of a run."""
+        return self.abstract_state._replace(losses=None)
+
     def summary(self) -> str:
         """One line on what is about to train where."""
         size = optim.parameter_count(self.abstract_state.params)
@@ -165,7 +171,15 @@ def make_experiment(config: ConfigDict, devices: Sequence[jax.Device] | None = N
     losses = [over_shards(bind(LOSSES, config.loss, "loss"))]
     if config.captioning_weight:
         losses.append(over_shards(captioning))
-    init = partial(init_state, init_params, tx, config.seed, ema=config.ema_decay > 0)
+    policy = config.spikes.policy
+    init = partial(
+        init_state,
+        init_params,
+        tx,
+        config.seed,
+        ema=config.ema_decay > 0,
+        spike_window=0 if policy == "off" else config.spikes.window,
+    )
     shapes = jax.eval_shape(init)
     if pmapped:
         layout = jax.tree.map(lambda _: pmap_state_sharding(), shapes)
@@ -192,6 +206,8 @@ def make_experiment(config: ConfigDict, devices: Sequence[jax.Device] | None = N
         axis_name=axis_name if pmapped else None,
         project=_projection(config, params),
         ema_decay=config.ema_decay,
+        spike_threshold=config.spikes.threshold,
+        keeps_spikes=policy == "warn",
     )
     return Experiment(
         config=config,

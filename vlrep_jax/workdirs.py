@@ -46,6 +46,7 @@ CHANGEABLE = (
     "model.towers.unroll",
     "on_save_error",
     "parallel",
+    "spikes",
 )
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 

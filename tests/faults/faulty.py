@@ -59,13 +59,13 @@ def load_config(*args):
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(SLOW_S)
     config = loaded(*args)
-    from vlrep_jax.run import Session
+    from vlrep_jax.session import Session
 
     device_batches, Session.device_batches = Session.device_batches, batches_of
     Session.evaluate = slowed(Session.evaluate, "evaluate", lambda _, step, state: step)
     Session.save = slowed(Session.save, "save", lambda _, step, state: step)
     Session.report = slowed(Session.report, "report", lambda self, state: self.config.steps)
-    Session.restored = slowed(Session.restored, "restore", lambda self: self.start_step)
+    Session.begin = slowed(Session.begin, "restore", lambda self: self.start_step)
     return config
 
 
