@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.record_writer import masked_crc32c
 
 from vlrep_jax import metrics
 from vlrep_jax.metrics import MetricsWriter, Progress, read
@@ -20,11 +21,25 @@ def tensorboard_events(workdir):
     events = []
     for path in sorted((workdir / "tb").iterdir()):
         data = path.read_bytes()
-        while data:
+        while len(data) >= 16:
             (length,) = struct.unpack("<Q", data[:8])
+            if len(data) < 16 + length:
+                break  # a killed process was writing it
+            for part, check in ((data[:8], 8), (data[12 : 12 + length], 12 + length)):
+                assert masked_crc32c(part) == struct.unpack("<I", data[check : check + 4])[0]
             events.append(Event.FromString(data[12 : 12 + length]))
             data = data[16 + length :]
     return events
+
+
+def shown(workdir, tag):
+    """[(step, value)] of a scalar as TensorBoard shows it: a file may hide some of earlier ones."""
+    points = []
+    for event in tensorboard_events(workdir):
+        if event.session_log.status == SessionLog.START:
+            points = [point for point in points if point[0] < event.step]
+        points += [(event.step, v.simple_value) for v in event.summary.value if v.tag == tag]
+    return points
 
 
 def scalars(workdir):

@@ -39,7 +39,7 @@ from vlrep_jax.parallel import (
     shardings,
 )
 from vlrep_jax.rules import match_rules
-from vlrep_jax.train import TrainState, init_state, make_train_step
+from vlrep_jax.train import TrainState, WatchedState, init_state, make_train_step
 from vlrep_jax.training_data import make_train_batches
 
 EVAL_BATCH = 256  # pictures or texts; large enough to fill a device, small beside a training step
@@ -55,7 +55,7 @@ class Experiment:
       preprocess: makes the pictures that it is evaluated on.
       mesh: of all devices.
       schedule: step -> learning rate.
-      init: () -> TrainState before the first step, laid out over the devices.
+      init: () -> state before the first step, laid out over the devices.
       abstract_state: its shapes, dtypes and shardings.
       abstract_batch: the same of what `step` takes in training.
       step: compiled (state, batch) -> (state, metrics).
@@ -69,17 +69,11 @@ class Experiment:
     preprocess: Preprocess
     mesh: jax.sharding.Mesh
     schedule: Callable
-    init: Callable[[], TrainState]
-    abstract_state: TrainState
+    init: Callable[[], TrainState | WatchedState]
+    abstract_state: TrainState | WatchedState
     abstract_batch: dict[str, jax.ShapeDtypeStruct]
     step: Callable
     put: Callable
-
-    @property
-    def saved_state(self) -> TrainState:
-        """What of `abstract_state` is in a checkpoint's arrays; the losses stand beside them, so
-        that whoever looks for spikes may begin and end with it in the course of a run."""
-        return self.abstract_state._replace(losses=None)
 
     def summary(self) -> str:
         """One line on what is about to train where."""

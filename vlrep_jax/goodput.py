@@ -1,4 +1,4 @@
-"""What of a run's wall time went into steps that count, over all its sessions, and where the rest did.
+"""What of a run's wall time went into steps that count, over all its sessions, and the rest.
 
 WORKDIR/sessions.jsonl grows by a line at every save and every half minute: it says how far a
 session has come and where its time went so far. A session that is killed is known as of its last

@@ -21,7 +21,7 @@ from vlrep_jax.experiment import keep_programs, make_experiment
 from vlrep_jax.session import Session, evaluated
 from vlrep_jax.skipping import Spike
 from vlrep_jax.stopping import Stop
-from vlrep_jax.train import fit
+from vlrep_jax.train import fit, unwatched
 from vlrep_jax.watchdog import Watchdog
 
 
@@ -133,12 +133,12 @@ def load(workdir: Path, step: int | None = None, override=lambda config: config)
     experiment = make_experiment(config)
     checkpoints = Checkpoints(workdir, read_only=True)
     if step is None:
-        found = checkpoints.newest_good(experiment.saved_state)
+        found = checkpoints.newest_good(unwatched(experiment.abstract_state))
         if found is None:
             raise FileNotFoundError(f"{workdir} has no checkpoint yet.")
         for note in found.notes:
             print(f"{note} Using step {found.step}.", file=sys.stderr)
         step, state = found.step, found.state
     else:
-        state, _ = checkpoints.restore(step, experiment.saved_state)
+        state, _ = checkpoints.restore(step, unwatched(experiment.abstract_state))
     return experiment, experiment.encoder(tokenizer)(evaluated(state)), step

@@ -1,6 +1,7 @@
 """One process's part in training a work directory: what `train.fit` calls, and where it writes."""
 
 import jax
+import numpy as np
 
 from vlrep_jax import goodput, hosts, metrics, pace, processes, rollbacks, spikes, workdirs
 from vlrep_jax.build import plain
@@ -19,7 +20,7 @@ from vlrep_jax.retention import Keep
 from vlrep_jax.rollbacks import Rollback
 from vlrep_jax.skipping import Skipped, Spike
 from vlrep_jax.timing import Clock, DeviceWatch, Interval
-from vlrep_jax.train import TrainState
+from vlrep_jax.train import TrainState, WatchedState, unwatched
 from vlrep_jax.weights import save_run
 
 
@@ -34,6 +35,7 @@ class Session:
         is_begun = workdirs.check_same_run(workdir, config)
         keep_programs(config)
         self.experiment = make_experiment(config)
+        self.is_watched = isinstance(self.experiment.abstract_state, WatchedState)
         self.clock.lap("set-up")
         tokenizer_path = workdir / "tokenizer.json"
         # The checkpoints' tokenizer is the saved one; before the first, it is that of the
@@ -52,7 +54,7 @@ class Session:
         self.encoder = self.experiment.encoder(tokenizer)
         keep = Keep(config.keep_checkpoints, config.keep_every, **config.keep_best)
         self.checkpoints, self.unsaved = Checkpoints(workdir, keep=keep), None
-        like = self.experiment.saved_state
+        like = unwatched(self.experiment.abstract_state)
         self.clock.lap("set-up")
         if restore_step is None:
             self.found = self.checkpoints.newest_good(like)
@@ -93,7 +95,9 @@ class Session:
             self.writer.say(f"Removed {name}: a run that was killed had not finished it.")
         if found is not None:
             self.batches.restore(found.data["batches"])
-            changes = workdirs.changes(found.record["meta"]["config"], self.config)
+            changes = workdirs.changes(
+                workdirs.completed(found.record["meta"]["config"]), self.config
+            )
             self.writer.say(f"Continuing from step {found.step} of {self.config.steps}.")
             for note in [*found.notes, *(f"Changed since that step: {text}." for text in changes)]:
                 self.writer.say(note)
@@ -115,7 +119,7 @@ class Session:
             self.checkpoints.finish()
         except SaveError as error:
             self.writer.say(str(error))
-        found = self.checkpoints.newest_good(self.experiment.saved_state)
+        found = self.checkpoints.newest_good(unwatched(self.experiment.abstract_state))
         self.clock.lap("restoring")
         to = found.step if found else 0
         if rollbacks.next_batch(self.rollbacks, to) is not None:
@@ -154,9 +158,9 @@ class Session:
                 self.writer.say(initial.summary())
         else:
             data, state = found.data, found.state
-            like = self.experiment.abstract_state.losses
-            if like is not None:
-                state = state._replace(losses=spikes.restored(data.get("losses", []), like))
+            if self.is_watched:
+                like = self.experiment.abstract_state.losses
+                state = WatchedState(*state, spikes.restored(data.get("losses", []), like))
         self.first_batch = rollbacks.next_batch(self.rollbacks, self.start_step)
         if self.first_batch is None:
             self.first_batch = data["batches"]["next_batch"]
@@ -222,8 +226,10 @@ class Session:
             return
         about_steps = ("skipped", "spike")
         values = {f"train/{k}": float(v) for k, v in values.items() if k not in about_steps}
+        if np.isnan(values.get("train/loss_z", 0.0)):  # not enough losses yet
+            del values["train/loss_z"]
         values["train/skipped_steps"] = self.skipped.total
-        if self.config.spikes.policy != "off":
+        if self.is_watched:
             values["train/spikes"] = self.skipped.spikes + len(self.rollbacks)
         self.clock.lap("training")
         values["train/learning_rate"] = float(self.experiment.schedule(step - 1))
@@ -255,10 +261,12 @@ class Session:
         self._expect(f"saving step {step}")
         self.clock.lap("training")
         data = {"batches": self.batches.state(), "counts": self.counts}
-        data |= {"skipped": self.skipped.state(), "losses": spikes.saved(state.losses)}
+        data["skipped"] = self.skipped.state()
+        if self.is_watched:
+            data["losses"] = spikes.saved(state.losses)
         meta = {"config": plain(self.config), "versions": workdirs.versions()}
         values = self.evaluated[1] if self.evaluated[0] == step else {}
-        parts = (step, state._replace(losses=None), data, meta, values)
+        parts = (step, unwatched(state), data, meta, values)
         for act in (self.checkpoints.finish, lambda: self._save(*parts)):
             try:
                 act()
@@ -349,6 +357,7 @@ class Session:
 
     def tell_goodput(self, step):
         """Says what of the run's time, up to a step, went into steps that count."""
+        self.clock.lap("reporting")
         self._note(step)
         if self.is_writer:
             self.writer.say(goodput.words(self.ledger.parts()))

@@ -37,10 +37,8 @@ def appended(window: jax.Array, loss: jax.Array) -> jax.Array:
     return jnp.concatenate([window[1:], loss.astype(jnp.float32)[None]])
 
 
-def saved(window: jax.Array | None) -> list[float]:
+def saved(window: jax.Array) -> list[float]:
     """The losses of a window, the oldest first, as JSON has them."""
-    if window is None:
-        return []
     values = np.asarray(jax.device_get(window))
     return [float(value) for value in values[np.isfinite(values)]]
 

@@ -21,15 +21,30 @@ class TrainState(NamedTuple):
 
     step: int32[], steps done. params: of the model. opt_state: of optax.
     ema: moving average of the parameters, or None.
-    losses: float32[w], the last w finite losses, the newest last, or None where nobody looks for
-      spikes in them.
     """
 
     step: jax.Array
     params: Any
     opt_state: Any
     ema: Any
-    losses: Any = None
+
+
+class WatchedState(NamedTuple):
+    """A TrainState whose losses are watched for spikes.
+
+    losses: float32[w], the last w finite losses, the newest last; see `spikes`.
+    """
+
+    step: jax.Array
+    params: Any
+    opt_state: Any
+    ema: Any
+    losses: jax.Array
+
+
+def unwatched(state: TrainState | WatchedState) -> TrainState:
+    """What checkpoints hold as arrays, so that a run may begin or cease to watch its losses."""
+    return TrainState(*state[: len(TrainState._fields)])
 
 
 def init_state(
@@ -39,13 +54,16 @@ def init_state(
     *,
     ema: bool,
     spike_window: int = 0,
-) -> TrainState:
-    """The state before the first step; pure in `seed`, to be jitted with the shardings wanted."""
+) -> TrainState | WatchedState:
+    """The state before the first step; pure in `seed`, to be jitted with the shardings wanted.
+
+    spike_window: how many losses are watched; 0 for none.
+    """
     params = init_params(jax.random.key(seed))
     # A copy: the same array twice in a state cannot be donated.
     average = jax.tree.map(jnp.copy, params) if ema else None
-    losses = spikes.empty(spike_window) if spike_window else None
-    return TrainState(jnp.int32(0), params, tx.init(params), average, losses)
+    state = TrainState(jnp.int32(0), params, tx.init(params), average)
+    return WatchedState(*state, spikes.empty(spike_window)) if spike_window else state
 
 
 def make_train_step(
@@ -69,15 +87,15 @@ def make_train_step(
       axis_name: mapped axis around the whole step (pmap); None under jit, where the batch is whole.
       project: applied to the parameters after the update, such as the clamp of the logit scale.
       ema_decay: of the moving average, if the state has one.
-      spike_threshold: `spikes.robust_z` beyond which a loss is a spike, if the state has losses.
+      spike_threshold: `spikes.robust_z` beyond which a loss is a spike, of a WatchedState.
       keeps_spikes: apply the updates of spikes too.
 
     Returns:
       train_step(state, batch) -> (state, metrics), metrics float32[] and equal on every shard.
       Where the loss or the gradient is not finite, or the loss is a spike that is not kept, only
       the step is counted: `skipped` is 1, and parameters, moments, moving average and running
-      statistics are bit for bit what they were. If the state has losses `spike` says whether this
-      one is a spike, and `loss_z` how far it stands above them.
+      statistics are bit for bit what they were. Of a WatchedState `spike` says whether the loss
+      is one, and `loss_z` how far it stands above those before.
     """
 
     def train_step(state, batch):
@@ -95,19 +113,21 @@ def make_train_step(
         # Of the parameters' own norm the choice must not depend: they would be written first, and
         # then read again to be chosen.
         is_good = jnp.isfinite(loss) & jnp.isfinite(norms["gradient_norm"])
-        losses, judged = state.losses, {}
-        if losses is not None:
-            z = spikes.robust_z(loss, losses)
+        watched, judged = {}, {}
+        if isinstance(state, WatchedState):
+            z = spikes.robust_z(loss, state.losses)
             is_number = jnp.isfinite(loss)
             is_spike = is_number & (z > spike_threshold)  # z is NaN before there are enough
             judged = {"spike": is_spike.astype(jnp.float32), "loss_z": z}
-            losses = jnp.where(is_number, spikes.appended(losses, loss), losses)
+            losses = spikes.appended(state.losses, loss)
+            watched = {"losses": jnp.where(is_number, losses, state.losses)}
             if not keeps_spikes:
                 is_good &= ~is_spike
         old = (state.params, state.opt_state, state.ema)
         kept = jax.tree.map(partial(jnp.where, is_good), (params, opt_state, ema), old)
         skipped = {"skipped": 1 - is_good.astype(jnp.float32)}
-        return TrainState(state.step + 1, *kept, losses), {**metrics, **norms, **judged, **skipped}
+        state = type(state)(state.step + 1, *kept, **watched)
+        return state, {**metrics, **norms, **judged, **skipped}
 
     return train_step
 

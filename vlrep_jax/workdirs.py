@@ -78,11 +78,16 @@ def read_config(workdir: Path) -> ConfigDict:
         raise ValueError(f"{path} holds no config ({error}); it was changed or cut.") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds no config but {type(values).__name__}; it was changed.")
-    known = plain(recipes.base())
+    return ConfigDict(completed(values))
+
+
+def completed(values: Mapping) -> dict:
+    """A saved config with the defaults of the keys that are younger."""
+    known, values = plain(recipes.base()), dict(values)
     for name in recipes.FIXED_SECTIONS:
         if isinstance(values.get(name), dict):
             values[name] = known[name] | values[name]
-    return ConfigDict(known | values)
+    return known | values
 
 
 def check_same_run(workdir: Path, config: ConfigDict) -> bool:
