@@ -19,7 +19,8 @@ from collections.abc import Callable
 from contextlib import contextmanager, suppress
 
 import jax
-from jax._src import clusters, distributed  # no public way leads to either
+from jax._src import clusters, distributed, xla_bridge  # no public way leads to these
+from jax._src.lib import _jax
 
 from vlrep_jax.exits import FAULT_CODE, USER_ERROR_CODE, USER_ERRORS, code_of
 
@@ -242,6 +243,7 @@ def joined(
             f"{' '.join(str(error).split())[:300]}"
         ) from None
     late.cancel()
+    _keep_collectives_to(bound if index == 0 else address)
     cluster = Cluster(distributed.global_state.client, index, count)
     cluster.on("fault", cluster._on_fault)
     with cluster.ending_all():
@@ -314,10 +316,34 @@ def _own_address(coordinator):
         return coordinator
     nodes = os.environ.get("SLURM_NNODES", "1")
     if ipaddress.ip_address(address).is_loopback and nodes != "1":
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.connect(("192.0.2.1", 9))  # sends nothing; only asks for the way out
-            address = probe.getsockname()[0]
+        address = _facing("192.0.2.1")
     return f"{address}:{port}"
+
+
+def _facing(host):
+    """The address of this host's interface that leads to another host."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((host, 9))  # sends nothing; only asks for the way
+        return probe.getsockname()[0]
+
+
+def _keep_collectives_to(coordinator):
+    """Has gloo, which carries the collectives of CPUs, listen only where the coordinator is faced.
+
+    By itself it takes what the host's own name leads to: another network, or loopback, which no
+    other host can reach.
+    """
+    try:
+        address = _facing(socket.gethostbyname(coordinator.rpartition(":")[0].strip("[]")))
+    except OSError:  # not reached over IPv4: gloo finds an address itself
+        return
+
+    def make_client():
+        client = distributed.global_state.client
+        gloo = _jax.make_gloo_tcp_collectives(distributed_client=client, hostname=address)
+        return xla_bridge.make_cpu_client(gloo)
+
+    xla_bridge.register_backend_factory("cpu", make_client, priority=0, fail_quietly=False)
 
 
 def differences(found: list[dict]) -> str:
