@@ -82,7 +82,7 @@ class Experiment:
         return (
             f"{size:,} parameters, {self.mesh.size} x {kind} ({self.config.parallel.wiring}), "
             f"batch {self.config.batch_size:,}, {self.config.steps:,} steps. First it compiles, or "
-            f"finds its programs in {jax.config.jax_compilation_cache_dir or 'no cache'}."
+            f"finds its programs in {_cache(self.config) or 'no cache'}."
         )
 
     def encoder(self, tokenizer: Tokenizer) -> Callable[..., Encoder]:
@@ -226,6 +226,12 @@ def keep_programs(config: ConfigDict) -> None:
     if config.compilation_cache and jax.config.jax_compilation_cache_dir is None:
         path = os.path.expanduser(config.compilation_cache)
         jax.config.update("jax_compilation_cache_dir", path)
+
+
+def _cache(config):
+    """Where compiled programs are kept, as it was given."""
+    used, own = jax.config.jax_compilation_cache_dir, config.compilation_cache
+    return own if used == os.path.expanduser(own) else used
 
 
 def make_tokenizer(config: ConfigDict) -> Tokenizer:
