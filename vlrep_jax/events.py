@@ -36,6 +36,7 @@ class EventFile:
         self._add(_bytes(3, b"brain.Event:2"))
         if hide_from is not None:
             self._add(_varint(2, hide_from) + _bytes(7, _varint(1, _START)))
+        self.flush()
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         """Adds the scalars of a step; they are written by `flush`."""
