@@ -69,7 +69,7 @@ def test_who_keeps_the_others_waiting_is_told_once(pace):
     values, lines = pace.judge(1, slow)
     assert lines == [
         "process 1 (b) keeps the others waiting: it was late for 40% of the time of steps 1 to 2, "
-        "most likely for its data."
+        "for its data or other work there."
     ]
     assert values["time/slowest_process"] == 1
     assert pace.judge(3, slow)[1] == []

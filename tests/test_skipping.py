@@ -84,3 +84,19 @@ def test_skipped_steps_are_counted_written_down_and_too_many_in_a_row_end_the_ru
 def test_parameters_that_overflow_end_the_run_at_once(tmp_path):
     with pytest.raises(FloatingPointError, match="parameter_norm is inf after step 1"):
         Skipped(tmp_path, 3, print).look(1, result(0, math.inf), 0, list)
+
+
+def test_pictures_of_nothing_but_zeros_give_numbers_and_move_the_parameters():
+    """Also where none of them counts: nothing is divided by their norm or their number."""
+    experiment = make_experiment(config_of(**{"image.mean": (0.0, 0.0, 0.0)}))
+    state, batch = experiment.init(), host_batch(0)
+    zeros = {"image": np.zeros_like(batch["image"]), "text": np.zeros_like(batch["text"])}
+    for weight in (1, 1, 0):  # the first step of the warm-up has a rate of 0
+        before = jax.device_get(state.params)
+        rows = {"weights": np.full(len(batch["text"]), weight, np.float32)}
+        state, metrics = experiment.step(state, experiment.put(batch | zeros | rows))
+        assert metrics["skipped"] == 0 and np.isfinite(metrics["loss"])
+    after = jax.device_get(state.params)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after))
+    changed = jax.tree.map(lambda a, b: (a != b).any(), after, before)
+    assert any(jax.tree.leaves(changed))

@@ -111,5 +111,5 @@ class Pace:
             return []
         return [
             f"{self._names[process]} keeps the others waiting: it was late for {share:.0%} of the "
-            f"time of steps {first} to {last}, most likely for its data."
+            f"time of steps {first} to {last}, for its data or other work there."
         ]

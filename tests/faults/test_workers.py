@@ -50,11 +50,11 @@ def readable(address):
 
 
 @pytest.fixture(scope="module")
-def seen(tmp_path_factory):
+def seen(tmp_path_factory, programs):
     """(coordinator's port, what listens by process, of workers too, exit codes, seconds, run)."""
     workdir = tmp_path_factory.mktemp("workers")
     flags = ("--config.steps=10000", "--config.data.num_workers=1")
-    with Run(workdir, *flags, delay_s=0.05) as run:
+    with Run(workdir, *flags, delay_s=0.05, cache=programs) as run:
         run.wait_for("step ", 0)
         workers = [children(child.pid) for child in run.children]
         assert [len(pids) for pids in workers] == [1, 1]
