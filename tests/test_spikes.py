@@ -201,8 +201,18 @@ def test_without_a_checkpoint_a_run_goes_back_to_its_beginning(wrong, tmp_path):
 
 
 @pytest.mark.parametrize(
+    "text", ["{}", "[]", '{"rollbacks": [{"to": 4}]}', '{"rollbacks": [{"to"', '{"rollbacks": 3}']
+)
+def test_a_file_of_rollbacks_that_was_changed_or_cut_is_named(text, tmp_path):
+    (tmp_path / rollbacks.FILE_NAME).write_text(text)
+    with pytest.raises(ValueError, match=r"rollbacks.json holds no rollbacks"):
+        rollbacks.read(tmp_path)
+
+
+@pytest.mark.parametrize(
     ("changed", "message"),
     [
+        ({"cluster.watchdog_s": 0}, r"cluster.watchdog_s=0 must be at least 1 second"),
         ({"spikes.policy": "stop"}, r"spikes.policy='stop': .*known: off, rollback, skip, warn"),
         ({"spikes.threshold": 0.0}, r"spikes.threshold=0.0 must be above 0"),
         ({"spikes.window": 7}, r"spikes.window=7 must be at least 8"),

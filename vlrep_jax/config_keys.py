@@ -53,6 +53,9 @@ def check_keys(config: ConfigDict) -> None:
         raise ValueError(
             f"config.on_save_error={config.on_save_error!r} must be 'continue' or 'stop'."
         )
+    for key, seconds in config.cluster.items():
+        if seconds < 1:
+            raise ValueError(f"config.cluster.{key}={seconds} must be at least 1 second.")
     policy, threshold, window = (config.spikes[k] for k in ("policy", "threshold", "window"))
     if policy not in spikes.POLICIES:
         raise ValueError(f"config.spikes.policy={policy!r}: {near(policy, spikes.POLICIES)}.")

@@ -36,6 +36,11 @@ class Line(NamedTuple):
     seconds: dict[str, float]
 
 
+_NUMBERS = {
+    name: float if name in ("began", "at") else int for name in Line._fields if name != "seconds"
+}
+
+
 class Ledger:
     """Keeps the times of a session, on the process that writes."""
 
@@ -86,13 +91,16 @@ class Ledger:
 
 
 def read(path: Path) -> list[Line]:
-    """All lines but one that was cut short."""
+    """All lines, but for what a full disk or a kill made of some."""
     if not path.exists():
         return []
     lines = []
     for text in path.read_bytes().splitlines():
-        with suppress(ValueError, TypeError):
-            lines.append(Line(**json.loads(text)))
+        with suppress(ValueError, TypeError, KeyError, AttributeError):
+            line = json.loads(text)
+            numbers = (kind(line[name]) for name, kind in _NUMBERS.items())
+            seconds = {str(phase): float(value) for phase, value in line["seconds"].items()}
+            lines.append(Line(*numbers, seconds))
     return lines
 
 

@@ -28,16 +28,19 @@ def read(workdir: Path) -> list[Rollback]:
     """
     path = workdir / FILE_NAME
     try:
-        return [Rollback(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
+        return [
+            Rollback(*(int(entry[name]) for name in Rollback._fields))
+            for entry in json.loads(path.read_text(encoding="utf-8"))["rollbacks"]
+        ]
     except FileNotFoundError:
         return []
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path} holds no rollbacks ({error}); it was changed or cut.") from None
 
 
 def write(workdir: Path, entries: list[Rollback]) -> None:
     """Replaces all of them."""
-    write_json(workdir / FILE_NAME, [entry._asdict() for entry in entries])
+    write_json(workdir / FILE_NAME, {"rollbacks": [entry._asdict() for entry in entries]})
 
 
 def up_to(entries: list[Rollback], step: int) -> list[Rollback]:

@@ -98,8 +98,8 @@ class Session:
             changes = workdirs.changes(
                 workdirs.completed(found.record["meta"]["config"]), self.config
             )
-            self.writer.say(f"Continuing from step {found.step} of {self.config.steps}.")
-            for note in [*found.notes, *(f"Changed since that step: {text}." for text in changes)]:
+            notes = [*found.notes, f"Continuing from step {found.step} of {self.config.steps}."]
+            for note in [*notes, *(f"Changed since that step: {text}." for text in changes)]:
                 self.writer.say(note)
         if self.is_writer:  # not before: what is there describes the checkpoints
             workdirs.write_json(self.workdir / "config.json", plain(self.config))
