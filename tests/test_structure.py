@@ -32,6 +32,7 @@ LAYERS = (
     ("losses", "models", "rules", "spikes"),
     ("cluster", "stopping", "watchdog"),
     (
+        "addresses",
         "appending",
         "collectives",
         "build",
