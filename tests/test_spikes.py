@@ -168,6 +168,8 @@ def test_a_run_goes_back_from_a_spike_and_on_behind_its_batch(wrong, tmp_path, c
     assert rollbacks.read(tmp_path / "one") == [rollbacks.Rollback(16, 21, 21)]
     parts = goodput.parts_of(goodput.read(tmp_path / "one" / goodput.FILE_NAME))
     assert parts[goodput.AGAIN] > 0
+    page = (tmp_path / "one" / "report.html").read_text()
+    assert goodput.AGAIN in page and "Goodput: " in page and "Goodput " in said
     assert saved(tmp_path / "one", 26, **RUN)[1]["batches"]["next_batch"] == 31
 
     # Killed right after going back, with nothing saved since, it does the same.

@@ -342,6 +342,7 @@ class Session:
         if panel is not None:
             contact_sheet(self.workdir / "retrievals.png", panel)
         self._note(self.config.steps)
+        spent = self.ledger.parts()
         path = self.workdir / "report.html"
         write_report(
             path,
@@ -351,7 +352,8 @@ class Session:
             history=metrics.read(self.workdir / metrics.FILE_NAME),
             retrieval=panel,
             zero_shot=class_sets,
-            timing=self.ledger.parts(),
+            timing=spent,
+            goodput=goodput.share(spent),
         )
         self.writer.say(f"Finished step {self.config.steps}. The report is {path}")
 
