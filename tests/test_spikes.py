@@ -77,6 +77,7 @@ def test_a_spike_is_kept_or_changes_no_bit_as_the_policy_says(wiring):
         state = experiment.init()
         if policy != "off":
             # Losses far below that of an untrained model, and one that is no number.
+            assert experiment.abstract_state.losses.sharding.is_fully_replicated
             low = spikes.restored([0.1, 0.2, 0.3] * 3, experiment.abstract_state.losses)
             state = state._replace(losses=low)
         before = jax.device_get(state)
@@ -157,7 +158,7 @@ def test_a_run_goes_back_from_a_spike_and_on_behind_its_batch(wrong, tmp_path, c
     wrong(WRONG)
     assert spiked(tmp_path / "one", "rollback")
     said = capfd.readouterr().err
-    assert "Going back to step 16, and on with batch 21." in said
+    assert "Going back to step 16." in said and "On with batch 21, behind that of a spike" in said
     found = rows(tmp_path / "one")
     assert [row["step"] for row in found] == list(range(1, 27))
     assert [row["train/spikes"] for row in found] == [0] * 16 + [1] * 10

@@ -36,6 +36,7 @@ from vlrep_jax.parallel import (
     pmap_step,
     put_batch,
     put_pmap_batch,
+    replicated,
     shardings,
 )
 from vlrep_jax.rules import match_rules
@@ -181,6 +182,8 @@ def make_experiment(config: ConfigDict, devices: Sequence[jax.Device] | None = N
     else:
         layout = shardings(shapes, mesh, [tuple(rule) for rule in config.parallel.rules])
         place = {"place": partial(on_own_rows, mesh=mesh, layout=layout.params)}
+        if isinstance(layout, WatchedState):  # small, and read by the host
+            layout = layout._replace(losses=replicated(mesh))
     _check_parts(config, model, params)
     objective_of = contrastive
     if config.captioning_weight:

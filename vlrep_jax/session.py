@@ -82,7 +82,7 @@ class Session:
         }
         self.compiled = False
 
-    def begin(self) -> TrainState:
+    def begin(self) -> TrainState | WatchedState:
         """The state of the checkpoint found, with the data at its place; or the initial state."""
         found, self.found = self.found, None  # what is trained on must not be held here too
         about = hosts.describe(self.cluster, self.config)
@@ -105,7 +105,7 @@ class Session:
             workdirs.write_json(self.workdir / "config.json", plain(self.config))
         return self._placed(found)
 
-    def go_back(self, spike: Spike) -> TrainState:
+    def go_back(self, spike: Spike) -> TrainState | WatchedState:
         """The state of the newest checkpoint, with the data behind the batch of a spike.
 
         Raises:
@@ -115,10 +115,7 @@ class Session:
         self.clock.lap("training")
         self._note(spike.step)
         self.clock = Clock()
-        try:
-            self.checkpoints.finish()
-        except SaveError as error:
-            self.writer.say(str(error))
+        self._attempt(self.checkpoints.finish)
         found = self.checkpoints.newest_good(unwatched(self.experiment.abstract_state))
         self.clock.lap("restoring")
         to = found.step if found else 0
@@ -134,7 +131,7 @@ class Session:
             rollbacks.write(self.workdir, self.rollbacks)
         self.start_step, self.evaluated = to, (None, {})
         self.writer.rewind(to)
-        self.writer.say(f"{spike} Going back to step {to}, and on with batch {spike.batch + 1}.")
+        self.writer.say(f"{spike} Going back to step {to}.")
         for note in found.notes if found else ():
             self.writer.say(note)
         return self._placed(found)
@@ -164,6 +161,8 @@ class Session:
         self.first_batch = rollbacks.next_batch(self.rollbacks, self.start_step)
         if self.first_batch is None:
             self.first_batch = data["batches"]["next_batch"]
+        else:
+            self.writer.say(f"On with batch {self.first_batch}, behind that of a spike.")
         self.batches.restore(self.batches.state() | {"next_batch": self.first_batch})
         self.counts = dict(data["counts"])  # samples since step 0
         self.skipped.restore(data.get("skipped", self.fresh["skipped"]))
@@ -267,18 +266,22 @@ class Session:
         meta = {"config": plain(self.config), "versions": workdirs.versions()}
         values = self.evaluated[1] if self.evaluated[0] == step else {}
         parts = (step, unwatched(state), data, meta, values)
-        for act in (self.checkpoints.finish, lambda: self._save(*parts)):
-            try:
-                act()
-                self.unsaved = None
-            except SaveError as error:
-                if self.config.on_save_error == "stop":
-                    raise
-                self.unsaved = error
-                self.writer.say(f"{error} Training goes on; the next save is a new attempt.")
+        self._attempt(self.checkpoints.finish)
+        self._attempt(lambda: self._save(*parts))
         self.clock.lap("saving")
         self._note(step)
         self.watch.rest()
+
+    def _attempt(self, act):
+        """Calls what may raise SaveError, with which training goes on where it is to."""
+        try:
+            act()
+            self.unsaved = None
+        except SaveError as error:
+            if self.config.on_save_error == "stop":
+                raise
+            self.unsaved = error
+            self.writer.say(f"{error} Training goes on; the next save is a new attempt.")
 
     def _save(self, step, *parts):
         """Begins to save, once the disk has what was written of the steps up to there."""
@@ -374,6 +377,6 @@ class Session:
         self.watchdog.kick(phase, limits.start_s if is_start else limits.watchdog_s)
 
 
-def evaluated(state: TrainState):
+def evaluated(state: TrainState | WatchedState):
     """The parameters that evaluations use."""
     return state.params if state.ema is None else state.ema
