@@ -52,9 +52,12 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "nump
 
 
 def write_json(path: Path, value) -> None:
-    """Writes a JSON file whole or not at all."""
+    """Writes a JSON file whole or not at all, whatever happens meanwhile."""
     part = path.with_suffix(".part")
-    part.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    with open(part, "w", encoding="utf-8") as file:
+        file.write(json.dumps(value, indent=2) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(part, path)
 
 
