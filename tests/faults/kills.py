@@ -22,7 +22,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from hosts import UNENDING, Run, end_of_run
+from hosts import START_S, UNENDING, Run, end_of_run
 from outcome import assert_same, result
 
 from vlrep_jax import metrics
@@ -54,6 +54,7 @@ class Killed:
         began = time.monotonic()
         while self.is_saving() == saving:
             run.alive()
+            assert time.monotonic() < began + START_S, run.text()[-4000:]
             time.sleep(0.002)
         return time.monotonic() - began
 

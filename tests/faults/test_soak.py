@@ -19,6 +19,6 @@ def test_whatever_happens_the_run_ends_as_one_that_nobody_disturbed(tmp_path):
     print(figures)
     assert sum(figures.get(kind, 0) for kind in soak.KINDS) >= 3 and figures["steps"] > 20
     for first, last, _ in figures["MiB at first, at last, in s"]:
-        assert last < 1.05 * first, figures
+        assert last < (1.05 if FULL else 1.1) * first, figures
     # Pools of threads begin some of theirs late.
     assert figures["more open files"] <= 2 and figures["more threads"] <= 4, figures
