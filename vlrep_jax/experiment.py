@@ -36,10 +36,11 @@ from vlrep_jax.parallel import (
     pmap_step,
     put_batch,
     put_pmap_batch,
+    replicated,
     shardings,
 )
 from vlrep_jax.rules import match_rules
-from vlrep_jax.train import TrainState, init_state, make_train_step
+from vlrep_jax.train import TrainState, WatchedState, init_state, make_train_step
 from vlrep_jax.training_data import make_train_batches
 
 EVAL_BATCH = 256  # pictures or texts; large enough to fill a device, small beside a training step
@@ -55,7 +56,7 @@ class Experiment:
       preprocess: makes the pictures that it is evaluated on.
       mesh: of all devices.
       schedule: step -> learning rate.
-      init: () -> TrainState before the first step, laid out over the devices.
+      init: () -> state before the first step, laid out over the devices.
       abstract_state: its shapes, dtypes and shardings.
       abstract_batch: the same of what `step` takes in training.
       step: compiled (state, batch) -> (state, metrics).
@@ -69,8 +70,8 @@ class Experiment:
     preprocess: Preprocess
     mesh: jax.sharding.Mesh
     schedule: Callable
-    init: Callable[[], TrainState]
-    abstract_state: TrainState
+    init: Callable[[], TrainState | WatchedState]
+    abstract_state: TrainState | WatchedState
     abstract_batch: dict[str, jax.ShapeDtypeStruct]
     step: Callable
     put: Callable
@@ -82,7 +83,7 @@ class Experiment:
         return (
             f"{size:,} parameters, {self.mesh.size} x {kind} ({self.config.parallel.wiring}), "
             f"batch {self.config.batch_size:,}, {self.config.steps:,} steps. First it compiles, or "
-            f"finds its programs in {jax.config.jax_compilation_cache_dir or 'no cache'}."
+            f"finds its programs in {_cache(self.config) or 'no cache'}."
         )
 
     def encoder(self, tokenizer: Tokenizer) -> Callable[..., Encoder]:
@@ -165,7 +166,15 @@ def make_experiment(config: ConfigDict, devices: Sequence[jax.Device] | None = N
     losses = [over_shards(bind(LOSSES, config.loss, "loss"))]
     if config.captioning_weight:
         losses.append(over_shards(captioning))
-    init = partial(init_state, init_params, tx, config.seed, ema=config.ema_decay > 0)
+    policy = config.spikes.policy
+    init = partial(
+        init_state,
+        init_params,
+        tx,
+        config.seed,
+        ema=config.ema_decay > 0,
+        spike_window=0 if policy == "off" else config.spikes.window,
+    )
     shapes = jax.eval_shape(init)
     if pmapped:
         layout = jax.tree.map(lambda _: pmap_state_sharding(), shapes)
@@ -173,6 +182,8 @@ def make_experiment(config: ConfigDict, devices: Sequence[jax.Device] | None = N
     else:
         layout = shardings(shapes, mesh, [tuple(rule) for rule in config.parallel.rules])
         place = {"place": partial(on_own_rows, mesh=mesh, layout=layout.params)}
+        if isinstance(layout, WatchedState):  # small, and read by the host
+            layout = layout._replace(losses=replicated(mesh))
     _check_parts(config, model, params)
     objective_of = contrastive
     if config.captioning_weight:
@@ -192,6 +203,8 @@ def make_experiment(config: ConfigDict, devices: Sequence[jax.Device] | None = N
         axis_name=axis_name if pmapped else None,
         project=_projection(config, params),
         ema_decay=config.ema_decay,
+        spike_threshold=config.spikes.threshold,
+        keeps_spikes=policy == "warn",
     )
     return Experiment(
         config=config,
@@ -216,6 +229,12 @@ def keep_programs(config: ConfigDict) -> None:
     if config.compilation_cache and jax.config.jax_compilation_cache_dir is None:
         path = os.path.expanduser(config.compilation_cache)
         jax.config.update("jax_compilation_cache_dir", path)
+
+
+def _cache(config):
+    """Where compiled programs are kept, as it was given."""
+    used, own = jax.config.jax_compilation_cache_dir, config.compilation_cache
+    return own if used == os.path.expanduser(own) else used
 
 
 def make_tokenizer(config: ConfigDict) -> Tokenizer:
