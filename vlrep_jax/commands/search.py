@@ -104,9 +104,7 @@ def _index(args, config_args):
         raise ValueError(f"--approximate_from={args.approximate_from} must be at least 0.")
     from vlrep_jax.search import running
 
-    running.index(
-        args.model, args.images, Path(args.out), approximate_from=args.approximate_from
-    )
+    running.index(args.model, args.images, Path(args.out), approximate_from=args.approximate_from)
     return 0
 
 

@@ -23,14 +23,16 @@ _REBUILT = 0.25  # share of pictures that are gone, beyond which a graph is made
 _BATCH = 16_384  # rows added at once
 
 # Texts lie apart from all pictures, where a graph of pictures is weaker: they are measured too.
-THINGS = """apple, baby, ball, beach, bed, bee, bicycle, bird, boat, book, bottle, bread, bridge, bus,
-butterfly, cake, camera, candle, car, cat, chair, child, church, city, clock, cloud, coat, coffee,
-computer, cow, crowd, cup, dancer, desert, dog, door, dress, drum, elephant, fire, fish, flag,
-flower, forest, frog, fruit, garden, guitar, hat, heart, horse, house, island, key, kitchen, lamp,
-leaf, lion, man, map, market, monkey, moon, mountain, mouse, mushroom, night sky, ocean, orange,
-painting, person, piano, pizza, plane, pumpkin, rabbit, rain, ring, river, road, rose, sheep, ship,
-shoe, snail, snake, snow, spider, star, sunset, table, tiger, tractor, train, tree, turtle,
-umbrella, waterfall, window, woman"""
+THINGS = """
+apple, baby, ball, beach, bed, bee, bicycle, bird, boat, book, bottle, bread, bridge, bus,
+butterfly, cake, camera, candle, car, cat, chair, child, church, city, clock, cloud, coat,
+coffee, computer, cow, crowd, cup, dancer, desert, dog, door, dress, drum, elephant, fire, fish,
+flag, flower, forest, frog, fruit, garden, guitar, hat, heart, horse, house, island, key,
+kitchen, lamp, leaf, lion, man, map, market, monkey, moon, mountain, mouse, mushroom, night sky,
+ocean, orange, painting, person, piano, pizza, plane, pumpkin, rabbit, rain, ring, river, road,
+rose, sheep, ship, shoe, snail, snake, snow, spider, star, sunset, table, tiger, tractor, train,
+tree, turtle, umbrella, waterfall, window, woman
+"""
 
 
 def probes() -> list[str]:

@@ -18,7 +18,7 @@ from vlrep_jax.parallel import BATCH_AXES, batch_sharding, replicated
 
 CHUNK = 65_536  # rows multiplied at once, over all devices
 RESIDENT_BYTES = 4 << 30  # embeddings of at most so many bytes stay on the devices
-_SPARE = 44  # candidates beyond k: with these 20 are taken of 64
+_SPARE = 40  # candidates beyond k: with these 24, a page of the browser, are taken of 64
 _UNIT = 2.0**-24  # relative rounding error of float32
 
 

@@ -89,7 +89,9 @@ def _width(model):
 
 def _absolute(pattern):
     head, colon, tail = pattern.partition(":")
-    return f"{head}:{os.path.abspath(tail)}" if head == "tar" and colon else os.path.abspath(pattern)
+    return (
+        f"{head}:{os.path.abspath(tail)}" if head == "tar" and colon else os.path.abspath(pattern)
+    )
 
 
 def _embed(writer: Writer, model: Pretrained, todo: Sequence[Found]) -> int:

@@ -78,7 +78,9 @@ class Writer(Store):
                 "size INTEGER, stamp TEXT)"
             )
             self.db.executemany("INSERT INTO found VALUES (?, ?, ?, ?, ?)", map(_values, found))
-            same = "SELECT 1 FROM {} AS t WHERE (t.name, t.size, t.stamp) = (f.name, f.size, f.stamp)"
+            same = (
+                "SELECT 1 FROM {} AS t WHERE (t.name, t.size, t.stamp) = (f.name, f.size, f.stamp)"
+            )
             for table, which in (("pictures", "pending = 1 AND"), ("unreadable", "")):
                 self.db.execute(
                     f"DELETE FROM {table} WHERE {which} (name, size, stamp) NOT IN "
@@ -152,9 +154,7 @@ class Writer(Store):
     def publish(self, images: Sequence[str]) -> Counts:
         """Makes the index what `begin` was told: from now on this is what others read."""
         old = "FROM pictures AS p WHERE pending = 0"
-        is_left = (
-            "name NOT IN (SELECT name FROM found) OR name IN (SELECT name FROM unreadable)"
-        )
+        is_left = "name NOT IN (SELECT name FROM found) OR name IN (SELECT name FROM unreadable)"
         is_new = "name IN (SELECT name FROM pictures WHERE pending = 1)"
         with transaction(self.db):
             before, removed, changed, pending = (

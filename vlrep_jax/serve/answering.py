@@ -1,0 +1,100 @@
+"""From texts, pictures and ids to pictures of an index: what runs in the thread of the model."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from vlrep_jax.search.engine import Engine, make_query
+from vlrep_jax.weights import Pretrained
+
+
+class Ask(NamedTuple):
+    """What one request looks for.
+
+    Attributes:
+      text, without: '' for none.
+      pixels: uint8[size, size, 3] of an uploaded picture, or None.
+      like: id of a picture of the index, or None.
+      k: how many pictures.
+    """
+
+    text: str
+    without: str
+    pixels: np.ndarray | None
+    like: int | None
+    k: int
+
+
+class Answers:
+    """Answers batches of `Ask`.
+
+    The model and the search run in two shapes each: one request, and `batch` of them, padded; so
+    that nothing is compiled while people wait, and one person does not wait for a batch's work.
+
+    Args:
+      batch: requests in the larger shape.
+    """
+
+    def __init__(self, engine: Engine, model: Pretrained, batch: int):
+        self._engine, self._model, self._batch = engine, model, batch
+
+    def warm(self, ks: Sequence[int]) -> None:
+        """Compiles what requests for the best k will need."""
+        size = self._model.preprocess.size
+        pixels = np.zeros((size, size, 3), np.uint8)
+        has_text = self._model.tokenizer is not None
+        for count in (1, self._batch):
+            for k in ks:
+                self([Ask("a" * has_text, "", pixels, None, k)] * count)
+
+    def __call__(self, asks: Sequence[Ask]) -> list:
+        """(ids, scores) of each, lists of the best k; or the exception that it ends with."""
+        texts = dict.fromkeys(text for a in asks for text in (a.text, a.without) if text)
+        try:
+            vectors = dict(zip(texts, self._encoded("encode_text", list(texts)), strict=True))
+        except ValueError as error:  # a model without a tokenizer
+            return [error] * len(asks)
+        pictures = [a.pixels for a in asks if a.pixels is not None]
+        uploaded = iter(self._encoded("encode_image", pictures))
+        results = [self._query(ask, vectors, uploaded) for ask in asks]
+        for k in sorted({ask.k for ask in asks}):
+            places = [
+                i
+                for i, (ask, query) in enumerate(zip(asks, results, strict=True))
+                if ask.k == k and isinstance(query, np.ndarray)
+            ]
+            for start in range(0, len(places), self._batch):
+                part = places[start : start + self._batch]
+                queries = np.zeros((self._size(len(part)), len(results[part[0]])), np.float32)
+                queries[: len(part)] = [results[i] for i in part]
+                ids, scores = self._engine.best(queries, k)
+                for row, i in enumerate(part):
+                    results[i] = ids[row].tolist(), scores[row].tolist()
+        return results
+
+    def _query(self, ask, vectors, uploaded):
+        """float32[d] of a request, or why there is none."""
+        try:
+            wanted = [vectors[ask.text]] if ask.text else []
+            if ask.pixels is not None:
+                wanted.append(next(uploaded))
+            if ask.like is not None:
+                wanted.append(self._engine.embedding(ask.like))
+            return make_query(wanted, [vectors[ask.without]] if ask.without else [])
+        except (ValueError, KeyError) as error:
+            return error
+
+    def _size(self, count):
+        return 1 if count == 1 else self._batch
+
+    def _encoded(self, method, inputs):
+        """Embeddings of texts or pictures, in batches of the two shapes."""
+        # Preprocessed once more, pixels of the right size stay as they are.
+        padding = "" if method == "encode_text" else np.zeros_like(inputs[0]) if inputs else None
+        rows = []
+        for start in range(0, len(inputs), self._batch):
+            part = inputs[start : start + self._batch]
+            padded = part + [padding] * (self._size(len(part)) - len(part))
+            rows.extend(getattr(self._model, method)(padded)[: len(part)])
+        return rows
