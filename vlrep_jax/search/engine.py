@@ -36,6 +36,8 @@ class Engine:
     >>> hits = engine.search(make_query([clip.encode_text(["a red heart"])[0]]), k=5)
     >>> hits[0].picture.found.name, hits[0].score
 
+    An engine holds the index's files open; `with Engine(...) as engine` closes them.
+
     Args:
       path: of the index.
       exact: do not use its graph of near neighbours, where it has one.
@@ -60,6 +62,12 @@ class Engine:
 
     def __len__(self):
         return len(self.ids)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.store.close()
 
     def best(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Ids int64[q, k] and scores float64[q, k] of the best for float32[q, d], best first."""

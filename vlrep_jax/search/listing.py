@@ -61,15 +61,11 @@ def find_pictures(patterns: Sequence[str]) -> tuple[list[Found], list[str]]:
             pictures = _in_folder(pattern)
         else:
             pictures = _files(pattern)
-        before = len(found)
-        for picture in pictures:
-            found.setdefault(picture.name, picture)
-        if len(found) == before:
+        own = {picture.name: picture for picture in pictures}
+        if not own:
             known = f" ({', '.join(PICTURES)})" if os.path.isdir(pattern) else ""
-            raise FileNotFoundError(
-                f"--images={pattern} stands for no picture{known}"
-                + (" that is not in another of them." if found else ".")
-            )
+            raise FileNotFoundError(f"--images={pattern} stands for no picture{known}.")
+        found = own | found
     return [found[name] for name in sorted(found)], problems
 
 

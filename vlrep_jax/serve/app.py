@@ -73,12 +73,12 @@ class Problem(BaseModel):
     detail: str
 
 
-Text = Annotated[str, Query(max_length=1000, description="what the picture shows")]
-Without = Annotated[str, Query(max_length=1000, description="what it shall not show")]
-_ID = dict(ge=1, le=2**63 - 1)
-Like = Annotated[int | None, Query(**_ID, description="id of a picture it shall be like")]
-Offset = Annotated[int, Query(ge=0, le=MAX_DEPTH, description="pictures to pass over")]
-Limit = Annotated[int, Query(ge=1, le=100, description="pictures to return, at most")]
+_TEXT = dict(max_length=1000, description="what the picture shows")
+_WITHOUT = dict(max_length=1000, description="what it shall not show")
+_ID = dict(ge=1, le=2**53 - 1)  # what JavaScript counts to
+_LIKE = dict(_ID, description="id of a picture of the index that it shall be like")
+_OFFSET = dict(ge=0, le=MAX_DEPTH, description="pictures to pass over")
+_LIMIT = dict(ge=1, le=100, description="pictures to return, at most")
 Id = Annotated[int, InPath(**_ID)]
 
 
@@ -217,11 +217,11 @@ def _add_api(app, site):
 
     @app.get("/api/search", tags=["search"], responses=problems)
     async def search(
-        text: Text = "",
-        without: Without = "",
-        like: Like = None,
-        offset: Offset = 0,
-        limit: Limit = PAGE,
+        text: Annotated[str, Query(**_TEXT)] = "",
+        without: Annotated[str, Query(**_WITHOUT)] = "",
+        like: Annotated[int | None, Query(**_LIKE)] = None,
+        offset: Annotated[int, Query(**_OFFSET)] = 0,
+        limit: Annotated[int, Query(**_LIMIT)] = PAGE,
     ) -> Found:
         """The pictures nearest to a text, to a picture of the index, or to both."""
         return await site.found(text, without, None, like, offset, limit)
@@ -229,11 +229,11 @@ def _add_api(app, site):
     @app.post("/api/search", tags=["search"], responses=problems | too_much)
     async def search_by_picture(
         image: Annotated[UploadFile, File(description="a picture file, of at most 20 MB")],
-        text: Annotated[str, Form(max_length=1000)] = "",
-        without: Annotated[str, Form(max_length=1000)] = "",
-        like: Annotated[int | None, Form(**_ID)] = None,
-        offset: Annotated[int, Form(ge=0, le=MAX_DEPTH)] = 0,
-        limit: Annotated[int, Form(ge=1, le=100)] = PAGE,
+        text: Annotated[str, Form(**_TEXT)] = "",
+        without: Annotated[str, Form(**_WITHOUT)] = "",
+        like: Annotated[int | None, Form(**_LIKE)] = None,
+        offset: Annotated[int, Form(**_OFFSET)] = 0,
+        limit: Annotated[int, Form(**_LIMIT)] = PAGE,
     ) -> Found:
         """The pictures nearest to one that is sent along, and to a text too where there is one."""
         pixels = await site.pixels(await image.read())

@@ -24,7 +24,7 @@ def docs_page(schema: Mapping) -> str:
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<title>{esc(about["title"])}: API</title><link rel="stylesheet" href="/static/page.css">'
-        f'</head>\n<body><main class="docs">\n{chr(10).join(parts)}\n</main></body></html>\n'
+        f'<link rel="icon" href="data:,"></head>\n<body><main class="docs">\n{chr(10).join(parts)}\n</main></body></html>\n'
     )
 
 
@@ -83,7 +83,7 @@ def _type(field):
     if field.get("format") == "binary" or "contentMediaType" in field:
         return "file"
     low, high = field.get("minimum"), field.get("maximum")
-    limits = "" if low is None else f", from {low}" if high is None else f", {low} to {high}"
+    limits = "" if low is None or high is None else f", {low:g} to {high:g}"
     return field.get("type", "value") + limits
 
 

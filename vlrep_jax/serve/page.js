@@ -25,6 +25,7 @@ function wanted() {
 
 // Goes to another query; `change` holds what is not as it is now. Each but a new page begins at 1.
 function go(change) {
+  const isInGrid = hits().includes(document.activeElement);
   const next = { ...wanted(), page: 1, ...change };
   const address = new URLSearchParams();
   if (next.text) address.set("text", next.text);
@@ -34,7 +35,7 @@ function go(change) {
   if (next.page > 1) address.set("page", next.page);
   const query = address.toString();
   history.pushState(next.upload === null ? {} : { upload: next.upload }, "", query ? `?${query}` : "/");
-  show();
+  show(isInGrid);
   window.scrollTo(0, 0);
 }
 
@@ -51,9 +52,12 @@ function request(query) {
   return fetch(`${path}?${new URLSearchParams(values)}`);
 }
 
-async function show(focusOn) {
+// Shows what the address says; `isInGrid`: the focus was among the results, and stays there.
+async function show(isInGrid) {
   const query = wanted();
   const mine = ++asked;
+  $("text").value = query.text;
+  $("without").value = query.without;
   fill(query);
   if (query.uploaded && (query.upload === null || !uploads[query.upload])) {
     notice("This picture is no longer here", "Choose it again: a page that was loaded anew has lost it.");
@@ -72,19 +76,18 @@ async function show(focusOn) {
     clearTimeout(slow);
     if (mine === asked) {
       $("grid").classList.remove("busy");
-      if (focusOn === "first" && hits().length) focusHit(0);
+      if (isInGrid) focusHit(0);
     }
   }
 }
 
-// Puts a query into the form.
+// Shows in the form what is looked for.
 function fill(query) {
-  $("text").value = query.text;
-  $("without").value = query.without;
   const upload = query.upload === null ? null : uploads[query.upload];
   $("chip").hidden = !query.like && !upload;
   if (!$("chip").hidden) {
-    $("chip-picture").src = upload ? upload.address : `/thumbnails/${query.like}`;
+    const address = upload ? upload.address : `/thumbnails/${query.like}`;
+    if ($("chip-picture").getAttribute("src") !== address) $("chip-picture").src = address;
     $("chip-name").textContent = upload ? upload.name : base(query.name);
   }
   $("text").placeholder = $("chip").hidden ? (total ? `Search ${plural(total)}` : "Search pictures") : "and shows …";
@@ -95,8 +98,7 @@ function fill(query) {
 function results(query, found) {
   total = found.total;
   const isSearch = query.text || query.like || query.upload !== null;
-  if (!$("chip").hidden || query.text) $("text").placeholder = $("chip").hidden ? "" : "and shows …";
-  else $("text").placeholder = total ? `Search ${plural(total)}` : "Search pictures";
+  fill(query);
   if (!total) {
     notice("This index is empty", "Add pictures with vlrep index, and start the server again.");
     return;
@@ -221,6 +223,8 @@ $("form").addEventListener("submit", (event) => {
 });
 $("file").addEventListener("change", () => { take($("file").files[0]); $("file").value = ""; });
 $("chip-off").addEventListener("click", () => { go({ like: 0, name: "", upload: null }); $("text").focus(); });
+$("chip-picture").addEventListener("error", () => { $("chip-picture").hidden = true; });
+$("chip-picture").addEventListener("load", () => { $("chip-picture").hidden = false; });
 $("previous").addEventListener("click", () => go({ page: wanted().page - 1 }));
 $("next").addEventListener("click", () => go({ page: wanted().page + 1 }));
 window.addEventListener("popstate", () => show());
