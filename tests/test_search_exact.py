@@ -89,7 +89,7 @@ def test_an_empty_index_has_no_results(mesh):
 def test_queries_that_do_not_fit_are_refused():
     search = Exact(np.zeros((4, 8), np.float32), np.arange(4))
     for queries, k in ((np.ones((1, 7)), 3), (np.ones(8), 3), (np.ones((1, 8)), 0)):
-        with pytest.raises(ValueError, match="expected \\[q, 8\\]"):
+        with pytest.raises(ValueError, match=r"expected \[q, 8\]"):
             search.search(queries, k)
 
 

@@ -148,7 +148,7 @@ def test_an_index_stays_where_nothing_can_be_read(photos, tmp_path):
     built(tmp_path / "index", photos)
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "a.png").write_bytes(b"no picture")
-    with pytest.raises(ValueError, match="none of the 1 files.*nothing was changed"):
+    with pytest.raises(ValueError, match=r"none of the 1 files.*nothing was changed"):
         built(tmp_path / "index", tmp_path / "bad")
     with pytest.raises(FileNotFoundError, match="stands for no picture"):
         built(tmp_path / "index", tmp_path / "unmounted")
@@ -171,7 +171,7 @@ def test_archives_are_indexed_as_folders_are(photos, tmp_path, encoded):
 def test_another_model_is_refused(photos, tmp_path):
     built(tmp_path / "index", photos)
     other = described() | {"fingerprint": "0" * 64, "path": "elsewhere"}
-    with pytest.raises(ValueError, match="was made by another model .*tiny.* than elsewhere"):
+    with pytest.raises(ValueError, match=r"was made by another model .*tiny.* than elsewhere"):
         search.build(tmp_path / "index", searching.tiny(), other, [str(photos)])
     assert len(ranked(tmp_path / "index")) == 20
 
@@ -232,5 +232,5 @@ def test_rows_of_pictures_that_are_gone_are_given_up_in_time(photos, tmp_path, m
 
 def test_a_diverged_model_is_no_index(photos, tmp_path, monkeypatch):
     monkeypatch.setattr(index, "_encoder", lambda _: lambda x: np.full((len(x), 16), np.nan))
-    with pytest.raises(ValueError, match="000.png is not finite: the model has diverged"):
+    with pytest.raises(ValueError, match=r"000\.png is not finite: the model has diverged"):
         built(tmp_path / "index", photos)

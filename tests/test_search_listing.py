@@ -5,6 +5,7 @@ import io
 import os
 import shutil
 import tarfile
+from pathlib import Path
 
 import pytest
 from searching import draw
@@ -57,7 +58,7 @@ def test_nothing_found_is_an_error(folder, tmp_path):
 def test_reading_gives_the_bytes_and_what_they_were(folder):
     for picture in found(folder):
         data, now = read(picture)
-        assert now == picture and data == open(picture.name, "rb").read()
+        assert now == picture and data == Path(picture.name).read_bytes()
     picture = found(folder / "a.jpg")[0]
     draw(folder / "a.jpg", 1)
     os.utime(folder / "a.jpg", ns=(1, 1))
@@ -108,7 +109,7 @@ def test_an_archive_that_is_cut_gives_what_lies_before(archive):
 def test_what_is_no_plain_archive_is_refused(archive, tmp_path):
     with open(archive, "rb") as plain, gzip.open(tmp_path / "shard.tar.gz", "wb") as packed:
         shutil.copyfileobj(plain, packed)
-    with pytest.raises(ValueError, match="compressed \\(gzip\\).*gunzip"):
+    with pytest.raises(ValueError, match=r"compressed \(gzip\).*gunzip"):
         find_pictures([f"tar:{tmp_path}/shard.tar.gz"])
     with pytest.raises(FileNotFoundError, match="no file"):
         find_pictures([f"tar:{tmp_path}/nowhere.tar"])

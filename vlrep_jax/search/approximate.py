@@ -57,11 +57,18 @@ class Graph:
           queries: float32[q, d], L2-normalised.
           k: at most as many as there are pictures.
           embeddings: of the index, float32[m, d].
+
+        Returns:
+          Rows int64[q, k] and scores float64[q, k]; None where there are not k candidates.
         """
         count = min(max(_CANDIDATES * k, _LEAST), len(self._graph))
-        rows = self._graph.search(np.ascontiguousarray(queries, np.float32), count).keys
-        rows = rows.reshape(len(queries), -1).astype(np.int64)
+        matches = self._graph.search(np.asarray(queries, np.float32), count)
+        if matches.counts.min() < k:
+            return None
+        rows = matches.keys.astype(np.int64)
         scores = rescored(queries, embeddings, rows)
+        # Fewer than asked for are followed by keys that mean nothing.
+        scores[np.arange(count)[None] >= matches.counts[:, None]] = -np.inf
         order = np.lexsort((rows, -scores), axis=1)[:, :k]
         return np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1)
 
@@ -114,7 +121,10 @@ def measured(graph: Graph, exact: Exact, queries: np.ndarray, embeddings: np.nda
     """The share of the K nearest by exact search that the graph finds too."""
     k = min(K, len(exact))
     wanted, _ = exact.search(queries, k)
-    found, _ = graph.search(queries, k, embeddings)
+    found = graph.search(queries, k, embeddings)
+    if found is None:
+        return 0.0
+    found, _ = found
     return float(np.mean([np.isin(w, f).mean() for w, f in zip(wanted, found, strict=True)]))
 
 
@@ -127,7 +137,7 @@ def _updated(writer, snapshot: Snapshot):
         except ValueError:  # damaged: it can be made again
             graph = None
     if graph is not None:
-        held = np.array(graph.keys, np.int64)
+        held = graph.keys[:].astype(np.int64)
         gone = np.setdiff1d(held, snapshot.rows)
         if len(gone) > _REBUILT * len(held):
             graph = None

@@ -14,6 +14,8 @@ from vlrep_jax.search.store import Picture, Store, reading
 # are near to: docs/applications/search.md has the figures.
 WITHOUT = 0.5
 
+_DEEPEST = 2000  # results: for more of them exact search is hardly slower than a graph
+
 
 class Hit(NamedTuple):
     """A picture that was found.
@@ -71,10 +73,10 @@ class Engine:
 
     def best(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Ids int64[q, k] and scores float64[q, k] of the best for float32[q, d], best first."""
-        if self._graph is not None and k < len(self):
-            rows, scores = self._graph.search(queries, k, self._embeddings)
-        else:
-            rows, scores = self._exact.search(queries, k)
+        found = None
+        if self._graph is not None and k <= _DEEPEST:
+            found = self._graph.search(queries, min(k, len(self)), self._embeddings)
+        rows, scores = found or self._exact.search(queries, k)
         return self.ids[np.searchsorted(self._rows, rows)], scores
 
     def search(self, query: np.ndarray, k: int) -> list[Hit]:

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from vlrep_jax.search import approximate
 from vlrep_jax.search.engine import Engine, Hit, make_query
 from vlrep_jax.search.exact import Exact
 from vlrep_jax.search.index import build
+from vlrep_jax.search.loading import WHY, decoded
 from vlrep_jax.search.model import described
 from vlrep_jax.search.page import write_results
 from vlrep_jax.search.store import Store, reading, told
@@ -40,6 +42,8 @@ def index(
       FileNotFoundError, ValueError, OSError: as `build`.
       ModuleNotFoundError: approximate_from is given and needs usearch, which is not installed.
     """
+    # Pillow's, on palettes and the like: what it means is done, and it names no file.
+    warnings.filterwarnings("ignore", module="PIL")
     loaded = weights.load(model)
     about = described(loaded, model)
     built = build(out, loaded, about, images)
@@ -137,10 +141,7 @@ def search(
         loaded = model_of(store, model)
         wanted = [loaded.encode_text([text])[0]] if (text or "").strip() else []
         if image:
-            try:
-                wanted.append(loaded.encode_image([image])[0])
-            except BadImage as error:
-                raise ValueError(f"--image={image} cannot be read: {error}.") from None
+            wanted.append(loaded.encode_image([_pixels(image, loaded.preprocess)])[0])
         unwanted = [loaded.encode_text([without])[0]] if (without or "").strip() else []
         hits = engine.search(make_query(wanted, unwanted), k) if len(engine) else []
         if engine.recall and not as_json:
@@ -154,6 +155,18 @@ def search(
         else:
             for hit in hits:
                 print(f"{hit.rank:4}  {hit.score:6.3f}  {shown(hit.picture.found.name)}")
+
+
+def _pixels(path, preprocess):
+    """What the model takes of a picture that the user names."""
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise FileNotFoundError(f"--image={path}: {error.strerror}.") from None
+    try:
+        return decoded(data, preprocess)[0]
+    except BadImage as error:
+        raise ValueError(f"--image={path}: {WHY[error.reason]} ({error}).") from None
 
 
 def model_of(store: Store, path: str | None = None) -> weights.Pretrained:
