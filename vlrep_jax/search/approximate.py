@@ -63,12 +63,13 @@ class Graph:
         """
         count = min(max(_CANDIDATES * k, _LEAST), len(self._graph))
         matches = self._graph.search(np.asarray(queries, np.float32), count)
-        if matches.counts.min() < k:
+        rows = np.atleast_2d(matches.keys).astype(np.int64)
+        # Of one query there are just the keys; of several, what is missing means nothing.
+        counts = np.asarray(getattr(matches, "counts", [rows.shape[1]]))
+        if counts.min() < k:
             return None
-        rows = matches.keys.astype(np.int64)
         scores = rescored(queries, embeddings, rows)
-        # Fewer than asked for are followed by keys that mean nothing.
-        scores[np.arange(count)[None] >= matches.counts[:, None]] = -np.inf
+        scores[np.arange(rows.shape[1])[None] >= counts[:, None]] = -np.inf
         order = np.lexsort((rows, -scores), axis=1)[:, :k]
         return np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1)
 

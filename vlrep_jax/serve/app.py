@@ -244,7 +244,8 @@ def _add_api(app, site):
 
     @app.get("/api/pictures", tags=["search"])
     async def browse(
-        offset: Annotated[int, Query(ge=0, le=2**31)] = 0, limit: Limit = PAGE
+        offset: Annotated[int, Query(**_OFFSET | {"le": 2**31})] = 0,
+        limit: Annotated[int, Query(**_LIMIT)] = PAGE,
     ) -> Found:
         """The pictures of the index, in its order."""
         ids = site.engine.ids[offset : offset + limit].tolist()

@@ -24,7 +24,8 @@ def docs_page(schema: Mapping) -> str:
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<title>{esc(about["title"])}: API</title><link rel="stylesheet" href="/static/page.css">'
-        f'<link rel="icon" href="data:,"></head>\n<body><main class="docs">\n{chr(10).join(parts)}\n</main></body></html>\n'
+        f'<link rel="icon" href="data:,"></head>\n<body><main class="docs">\n'
+        f"{chr(10).join(parts)}\n</main></body></html>\n"
     )
 
 

@@ -1,6 +1,6 @@
 """What every request is held to, and what every answer says to the browser."""
 
-from starlette.exceptions import HTTPException
+from fastapi import HTTPException
 from starlette.responses import JSONResponse
 
 # Scripts, styles and pictures of this server alone; nothing may frame it or be sent elsewhere.
@@ -43,7 +43,7 @@ class Limits:
             message = await receive()
             seen += len(message.get("body", b""))
             if seen > self._max_bytes:  # sent in pieces, without a length
-                raise HTTPException(413, self._detail)
+                raise HTTPException(413, self._detail, {"Connection": "close"})
             return message
 
         length = dict(scope["headers"]).get(b"content-length", b"")
