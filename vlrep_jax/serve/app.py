@@ -77,7 +77,7 @@ _TEXT = dict(max_length=1000, description="what the picture shows")
 _WITHOUT = dict(max_length=1000, description="what it shall not show")
 _ID = dict(ge=1, le=2**53 - 1)  # what JavaScript counts to
 _LIKE = dict(_ID, description="id of a picture of the index that it shall be like")
-_OFFSET = dict(ge=0, le=MAX_DEPTH, description="pictures to pass over")
+_OFFSET = dict(ge=0, le=2**31, description="pictures to pass over")
 _LIMIT = dict(ge=1, le=100, description="pictures to return, at most")
 Id = Annotated[int, InPath(**_ID)]
 
@@ -136,9 +136,9 @@ class Site:
         text, without = text.strip(), without.strip()
         if not text and pixels is None and like is None:
             raise HTTPException(422, _NOT_TAKEN)
-        if not len(self.engine):
-            return Found(total=0, reachable=0, offset=offset, results=[])
-        end = min(offset + limit, MAX_DEPTH)
+        end = min(offset + limit, MAX_DEPTH, len(self.engine))
+        if end <= offset:
+            return await self.page([], [], offset)
         try:
             ids, scores = await self.batcher.ask(Ask(text, without, pixels, like, depth(end)))
         except KeyError:
@@ -244,7 +244,7 @@ def _add_api(app, site):
 
     @app.get("/api/pictures", tags=["search"])
     async def browse(
-        offset: Annotated[int, Query(**_OFFSET | {"le": 2**31})] = 0,
+        offset: Annotated[int, Query(**_OFFSET)] = 0,
         limit: Annotated[int, Query(**_LIMIT)] = PAGE,
     ) -> Found:
         """The pictures of the index, in its order."""

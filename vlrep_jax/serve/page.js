@@ -27,6 +27,7 @@ function wanted() {
 function go(change) {
   const isInGrid = hits().includes(document.activeElement);
   const next = { ...wanted(), page: 1, ...change };
+  if (next.upload !== null && (!uploads[next.upload] || uploads[next.upload].isBad)) next.upload = null;
   const address = new URLSearchParams();
   if (next.text) address.set("text", next.text);
   if (next.without) address.set("without", next.without);
@@ -63,11 +64,13 @@ async function show(isInGrid) {
     notice("This picture is no longer here", "Choose it again: a page that was loaded anew has lost it.");
     return;
   }
+  $("grid").setAttribute("aria-busy", "true");
   const slow = setTimeout(() => $("grid").classList.add("busy"), 150);
   try {
     const answer = await request(query);
     const body = await answer.json();
     if (mine !== asked) return;
+    if (answer.status === 422 && query.upload !== null) uploads[query.upload].isBad = true;
     if (!answer.ok) wrong(body.detail);
     else results(query, body);
   } catch {
@@ -75,6 +78,7 @@ async function show(isInGrid) {
   } finally {
     clearTimeout(slow);
     if (mine === asked) {
+      $("grid").setAttribute("aria-busy", "false");
       $("grid").classList.remove("busy");
       if (isInGrid) focusHit(0);
     }
