@@ -11,11 +11,13 @@ one more process, which takes its share of the cores.
 
 import argparse
 import asyncio
+import os
 import random
 import subprocess
 import sys
 import time
 from collections import defaultdict
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -72,9 +74,16 @@ async def measured(address, clients, seconds):
     return load.seconds, load.errors
 
 
-def report(clients, seconds, latencies, errors):
+def cpu_seconds(pid):
+    """What a process has used of the processors; Linux tells."""
+    used = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return sum(map(int, used)) / os.sysconf("SC_CLK_TCK")
+
+
+def report(clients, seconds, latencies, errors, cpu_s):
     total = sum(map(len, latencies.values()))
-    rate = f"{total:,} answers, {total / seconds:,.0f} a second, {len(errors)} errors"
+    rate = f"{total:,} answers, {total / seconds:,.0f} a second, {len(errors)} errors; "
+    rate += f"{total / cpu_s:,.0f} a CPU second of the server"
     print(f"{clients} {'client' if clients == 1 else 'clients'}: {rate}")
     print(f"  {'':10}{'answers':>8}{'p50 ms':>9}{'p95 ms':>9}{'p99 ms':>9}{'worst':>9}")
     for kind in KINDS:
@@ -106,8 +115,9 @@ def main():
         asyncio.run(measured(address, 4, 2))  # what is slow only at first
         failed = False
         for clients in (1, args.clients):
+            before = cpu_seconds(server.pid)
             latencies, errors = asyncio.run(measured(address, clients, args.seconds))
-            report(clients, args.seconds, latencies, errors)
+            report(clients, args.seconds, latencies, errors, cpu_seconds(server.pid) - before)
             failed |= bool(errors)
     finally:
         server.terminate()

@@ -173,7 +173,7 @@ def test_a_graph_is_made_and_measured(made, vlrep, monkeypatch):
 
     # Brought up to date, not made anew; and none where there are fewer pictures.
     built = []
-    monkeypatch.setattr(approximate, "_new", lambda width: built.append(width))
+    monkeypatch.setattr(approximate, "new_graph", built.append)
     draw(many / "new.png", 1000)
     os.unlink(many / "000.png")
     code, out, _ = vlrep("index", *asked, "--approximate_from=100")

@@ -276,6 +276,34 @@ def test_a_batch_has_the_answers_of_each_request_alone(index):
         np.testing.assert_allclose(one[1], two[1], atol=1e-6)
 
 
+def test_nothing_is_compiled_while_people_wait(index):
+    from jax._src import monitoring
+
+    from vlrep_jax.serve.answering import Ask
+
+    compiled = []
+
+    def listen(event, duration, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(event)
+
+    pixels = tiny().preprocess(index.parent / "photos" / "below" / "003.png")
+    with client(index, batch=8) as (_, site):
+        site.answers.warm([24, 48])
+        monitoring.register_event_duration_secs_listener(listen)
+        try:
+            for count in range(1, 9):
+                asks = [
+                    Ask(f"dog {i}", "", pixels if i % 3 else None, None, 24) for i in range(count)
+                ]
+                asks[0] = Ask("a dog", "a cat", None, 3, 48)
+                results = site.answers(asks)
+                assert all(isinstance(ids, list) for ids, _ in results)
+        finally:
+            monitoring.unregister_event_duration_listener(listen)
+    assert not compiled
+
+
 def test_a_port_in_use_and_an_address_that_is_none():
     with running.listening("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]

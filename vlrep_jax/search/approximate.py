@@ -4,7 +4,6 @@ The graph gives candidates, which are scored exactly; what it misses is measured
 """
 
 import importlib.util
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy as np
 from vlrep_jax.search.exact import Exact, rescored
 from vlrep_jax.search.store import Snapshot, Store
 from vlrep_jax.search.writer import Writer
+from vlrep_jax.weights import Pretrained
 
 FROM = 200_000  # pictures from which on a graph is made
 K = 10  # depth of the recall that is measured
@@ -87,13 +87,13 @@ def opened(store: Store) -> Graph | None:
     return Graph(_restored(store.path / about["file"], view=True), about["recall"])
 
 
-def update(writer: Writer, exact: Exact, texts: np.ndarray | None) -> dict:
+def update(writer: Writer, model: Pretrained, mesh=None) -> dict:
     """Brings the graph of an index up to date, and measures it.
 
     Args:
       writer: of an index that was published.
-      exact: search over the same pictures.
-      texts: float32[t, d], embedded `probes`; None for a model without a tokenizer.
+      model: embeds `probes`, where it has a tokenizer.
+      mesh: devices of the exact search that the graph is compared with.
 
     Returns:
       {"pictures": share, "texts": share}, the recall of the K nearest.
@@ -101,14 +101,18 @@ def update(writer: Writer, exact: Exact, texts: np.ndarray | None) -> dict:
     Raises:
       ModuleNotFoundError: usearch is not installed.
     """
-    snapshot = writer.snapshot()
+    snapshot, now = writer.snapshot(), writer.about["graph"]
+    if now and now["generation"] == writer.about["generation"]:
+        return now["recall"]
     graph = _updated(writer, snapshot)
     name = f"graph-{writer.about['generation']}.usearch"
     part = writer.path / f"{name}.part"
     graph.save(str(part))
     part.replace(writer.path / name)
-    pictures = np.array(snapshot.embeddings[_spread(snapshot.rows, _PROBES)])
-    queries = {"pictures": pictures} | ({} if texts is None else {"texts": texts})
+    exact = Exact(snapshot.embeddings, snapshot.rows, mesh=mesh)
+    queries = {"pictures": np.array(snapshot.embeddings[_spread(snapshot.rows, _PROBES)])}
+    if model.tokenizer is not None:
+        queries["texts"] = model.encode_text(probes())
     recall = {
         kind: measured(Graph(graph, {}), exact, rows, snapshot.embeddings)
         for kind, rows in queries.items()
@@ -145,20 +149,26 @@ def _updated(writer, snapshot: Snapshot):
         elif len(gone):
             graph.remove(gone)
     if graph is None:
-        graph, held = _new(snapshot.embeddings.shape[1]), np.zeros(0, np.int64)
-    _add(graph, snapshot.embeddings, np.setdiff1d(snapshot.rows, held))
+        graph, held = new_graph(snapshot.embeddings.shape[1]), np.zeros(0, np.int64)
+    grow(graph, snapshot.embeddings, np.setdiff1d(snapshot.rows, held))
     return graph
 
 
-def _add(graph, embeddings, rows: Sequence[int]):
+def new_graph(width: int):
+    """An empty usearch index of float16[width] by inner product.
+
+    Raises:
+      ModuleNotFoundError: usearch is not installed.
+    """
+    options = dict(metric="ip", dtype="f16", expansion_search=_EXPANSION)
+    return _usearch().Index(ndim=width, **options)
+
+
+def grow(graph, embeddings: np.ndarray, rows: np.ndarray) -> None:
+    """Adds rows of float32[m, d], int64[n], to a usearch index, by all cores."""
     for start in range(0, len(rows), _BATCH):
         part = rows[start : start + _BATCH]
         graph.add(part.astype(np.uint64), np.ascontiguousarray(embeddings[part]))
-
-
-def _new(width):
-    options = dict(metric="ip", dtype="f16", expansion_search=_EXPANSION)
-    return _usearch().Index(ndim=width, **options)
 
 
 def _restored(path: Path, *, view):

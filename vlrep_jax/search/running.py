@@ -14,7 +14,6 @@ from vlrep_jax.data.decoding import BadImage
 from vlrep_jax.parallel import make_mesh
 from vlrep_jax.search import approximate
 from vlrep_jax.search.engine import Engine, Hit, make_query
-from vlrep_jax.search.exact import Exact
 from vlrep_jax.search.index import build
 from vlrep_jax.search.loading import WHY, decoded
 from vlrep_jax.search.model import described
@@ -88,10 +87,7 @@ def _update_graph(out, loaded, about, total, approximate_from):
         if total < least:
             writer.set_graph(None)
             return
-        texts = None if loaded.tokenizer is None else loaded.encode_text(approximate.probes())
-        snapshot = writer.snapshot()
-        exact = Exact(snapshot.embeddings, snapshot.rows, mesh=_mesh())
-        recall = approximate.update(writer, exact, texts)
+        recall = approximate.update(writer, loaded, _mesh())
     print(f"Searches are approximate: {recall_line(recall)}; --exact is exact.")
 
 

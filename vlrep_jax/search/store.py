@@ -37,6 +37,7 @@ CREATE TABLE unreadable (
     name BLOB PRIMARY KEY, size INTEGER NOT NULL, stamp TEXT NOT NULL, reason TEXT NOT NULL
 )
 """
+_AT_ONCE = 500  # ids of one query; SQLite bounds them
 COLUMNS = "id, row, name, file, place, size, stamp, digest, width, height"
 
 
@@ -125,9 +126,13 @@ class Store:
 
     def pictures(self, ids: Sequence[int]) -> dict[int, Picture]:
         """{id: picture} of those that are there."""
-        query = f"SELECT {COLUMNS} FROM pictures WHERE pending = 0 AND id = ?"
-        rows = (self.db.execute(query, (int(id),)).fetchone() for id in ids)
-        return {row[0]: picture_of(row) for row in rows if row is not None}
+        found = {}
+        for start in range(0, len(ids), _AT_ONCE):
+            part = [int(id) for id in ids[start : start + _AT_ONCE]]
+            marks = ", ".join("?" * len(part))
+            query = f"SELECT {COLUMNS} FROM pictures WHERE pending = 0 AND id IN ({marks})"
+            found.update((row[0], picture_of(row)) for row in self.db.execute(query, part))
+        return found
 
     def thumbnail(self, digest: bytes) -> bytes:
         """JPEG of the pictures with this digest.

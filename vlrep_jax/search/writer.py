@@ -172,7 +172,8 @@ class Writer(Store):
                 "DELETE FROM thumbnails WHERE digest NOT IN (SELECT digest FROM pictures)"
             )
             self._compact()
-            generation = self.about["generation"] + 1
+            is_other = pending or removed or not self.about["generation"]
+            generation = self.about["generation"] + bool(is_other)
             self._set(images=list(images), generation=generation)
         self.clear()
         return Counts(pending - changed, changed, removed, before - removed - changed)

@@ -29,24 +29,27 @@ class Ask(NamedTuple):
 class Answers:
     """Answers batches of `Ask`.
 
-    The model and the search run in two shapes each: one request, and `batch` of them, padded; so
-    that nothing is compiled while people wait, and one person does not wait for a batch's work.
+    The model and the search run in three shapes each, padded: one request, a quarter of `batch`,
+    and `batch`; so that nothing is compiled while people wait, and one person does not wait for
+    the work of a batch.
 
     Args:
-      batch: requests in the larger shape.
+      batch: requests in the largest shape.
     """
 
     def __init__(self, engine: Engine, model: Pretrained, batch: int):
         self._engine, self._model, self._batch = engine, model, batch
+        self._sizes = sorted({1, -(-batch // 4), batch})
 
     def warm(self, ks: Sequence[int]) -> None:
         """Compiles what requests for the best k will need."""
         size = self._model.preprocess.size
         pixels = np.zeros((size, size, 3), np.uint8)
         has_text = self._model.tokenizer is not None
-        for count in (1, self._batch):
+        for count in self._sizes:
             for k in ks:
-                self([Ask("a" * has_text, "", pixels, None, k)] * count)
+                texts = [f"{i}" * has_text for i in range(count)]  # of equal ones one is embedded
+                self([Ask(text, "", pixels, None, k) for text in texts])
 
     def __call__(self, asks: Sequence[Ask]) -> list:
         """(ids, scores) of each, lists of the best k; or the exception that it ends with."""
@@ -86,10 +89,10 @@ class Answers:
             return error
 
     def _size(self, count):
-        return 1 if count == 1 else self._batch
+        return next(size for size in self._sizes if size >= count)
 
     def _encoded(self, method, inputs):
-        """Embeddings of texts or pictures, in batches of the two shapes."""
+        """Embeddings of texts or pictures, in batches of these shapes."""
         # Preprocessed once more, pixels of the right size stay as they are.
         padding = "" if method == "encode_text" else np.zeros_like(inputs[0]) if inputs else None
         rows = []
