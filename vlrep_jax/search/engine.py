@@ -12,7 +12,7 @@ from vlrep_jax.search.store import Picture, Store, reading
 
 # How much of what is not wanted is taken from what is. A whole one leaves queries that few pictures
 # are near to: docs/applications/search.md has the figures.
-WITHOUT = 0.5
+WITHOUT = 0.75
 
 _DEEPEST = 2000  # results: for more of them exact search is hardly slower than a graph
 
