@@ -162,7 +162,9 @@ def _pixels(path, preprocess):
     try:
         return decoded(data, preprocess)[0]
     except BadImage as error:
-        raise ValueError(f"--image={path}: {WHY[error.reason]} ({error}).") from None
+        limit = str(error).removeprefix("too_large: ")
+        more = f" ({limit})" if error.reason == "too_large" else ""
+        raise ValueError(f"--image={path}: {WHY[error.reason]}{more}.") from None
 
 
 def model_of(store: Store, path: str | None = None) -> weights.Pretrained:
