@@ -12,6 +12,7 @@ from searching import built, described, draw, draw_many, names
 
 from vlrep_jax import search
 from vlrep_jax.search import index, writer
+from vlrep_jax.search.listing import read
 from vlrep_jax.search.store import reading
 from vlrep_jax.search.writer import writing
 
@@ -166,6 +167,16 @@ def test_archives_are_indexed_as_folders_are(photos, tmp_path, encoded):
         tar.add(draw(tmp_path / "new.png", 99), "new.png")
     done = built(tmp_path / "archive", f"tar:{tmp_path}/all.tar")
     assert done.counts == (1, 0, 0, 20) and encoded.total() == 1
+    # Written anew in another order: the same pictures, which now lie elsewhere in it.
+    with tarfile.open(tmp_path / "all.tar", "w") as tar:
+        for path in sorted(photos.iterdir(), reverse=True):
+            tar.add(path, f"photos/{path.name}")
+    done = built(tmp_path / "archive", f"tar:{tmp_path}/all.tar")
+    assert done.counts == (0, 0, 1, 20) and encoded.total() == 1
+    with search.Engine(tmp_path / "archive") as engine:
+        for picture in engine.store.pictures(engine.ids).values():
+            name = os.path.basename(picture.found.name)
+            assert read(picture.found)[0] == (photos / name).read_bytes()
 
 
 def test_another_model_is_refused(photos, tmp_path):

@@ -276,6 +276,35 @@ def test_a_batch_has_the_answers_of_each_request_alone(index):
         np.testing.assert_allclose(one[1], two[1], atol=1e-6)
 
 
+def test_no_query_of_zeros_pads_a_batch(index, monkeypatch):
+    """All pictures tie for it: exact search would have to rank every one in float64."""
+    from vlrep_jax.serve.answering import Ask
+
+    asked = []
+    with client(index) as (_, site):
+        best = site.engine.best
+        monkeypatch.setattr(site.engine, "best", lambda q, k: asked.append(q) or best(q, k))
+        site.answers([Ask(f"dog {i}", "", None, None, 24) for i in range(3)])
+    assert len(asked) == 1 and len(asked[0]) == 4
+    np.testing.assert_allclose(np.linalg.norm(asked[0], axis=1), 1, rtol=1e-5)
+
+
+def test_a_model_without_a_tokenizer_answers_what_needs_none(index, monkeypatch):
+    import dataclasses
+
+    from vlrep_jax.serve.answering import Answers, Ask
+
+    silent = dataclasses.replace(tiny(), tokenizer=None)
+    pixels = tiny().preprocess(index.parent / "photos" / "below" / "003.png")
+    with client(index) as (_, site):
+        answers = Answers(site.engine, silent, 4)
+        answers.warm([24])
+        asks = [Ask("dog", "", pixels, None, 24), Ask("", "", pixels, None, 24)]
+        refused, found = answers(asks)
+    assert isinstance(refused, ValueError) and "no tokenizer" in str(refused)
+    assert found[1][0] == pytest.approx(1, abs=1e-6)
+
+
 def test_nothing_is_compiled_while_people_wait(index):
     from jax._src import monitoring
 

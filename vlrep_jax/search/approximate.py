@@ -14,6 +14,9 @@ from vlrep_jax.search.writer import Writer
 from vlrep_jax.weights import Pretrained
 
 FROM = 200_000  # pictures from which on a graph is made
+MISSING = (
+    "approximate search needs a package that is not installed: pip install 'vlrep_jax[search]'"
+)
 K = 10  # depth of the recall that is measured
 _PROBES = 200  # pictures of the index that look for their like
 _CANDIDATES = 4  # for each result; they are scored exactly
@@ -87,13 +90,12 @@ def opened(store: Store) -> Graph | None:
     return Graph(_restored(store.path / about["file"], view=True), about["recall"])
 
 
-def update(writer: Writer, model: Pretrained, mesh=None) -> dict:
+def update(writer: Writer, model: Pretrained) -> dict:
     """Brings the graph of an index up to date, and measures it.
 
     Args:
       writer: of an index that was published.
       model: embeds `probes`, where it has a tokenizer.
-      mesh: devices of the exact search that the graph is compared with.
 
     Returns:
       {"pictures": share, "texts": share}, the recall of the K nearest.
@@ -109,7 +111,7 @@ def update(writer: Writer, model: Pretrained, mesh=None) -> dict:
     part = writer.path / f"{name}.part"
     graph.save(str(part))
     part.replace(writer.path / name)
-    exact = Exact(snapshot.embeddings, snapshot.rows, mesh=mesh)
+    exact = Exact(snapshot.embeddings, snapshot.rows)
     queries = {"pictures": np.array(snapshot.embeddings[_spread(snapshot.rows, _PROBES)])}
     if model.tokenizer is not None:
         queries["texts"] = model.encode_text(probes())
@@ -193,10 +195,7 @@ def _usearch():
     try:
         from usearch import index
     except ModuleNotFoundError:
-        raise ModuleNotFoundError(
-            "approximate search needs a package that is not installed: "
-            "pip install 'vlrep_jax[search]'; or search with --exact."
-        ) from None
+        raise ModuleNotFoundError(f"{MISSING}; or search with --exact.") from None
     return index
 
 

@@ -20,6 +20,7 @@ from vlrep_jax.encoder import make_encoder
 from vlrep_jax.metrics import Progress
 from vlrep_jax.objectives import normalizer
 from vlrep_jax.parallel import make_mesh, replicated
+from vlrep_jax.search import approximate
 from vlrep_jax.search.listing import Found, find_pictures
 from vlrep_jax.search.loading import Loaded, load
 from vlrep_jax.search.writer import Counts, Embedded, Writer, writing
@@ -36,6 +37,7 @@ class Built(NamedTuple):
       embedded: pictures that went through the model in this run.
       unreadable: (name, reason) of what was found and is no picture, in this run or before.
       problems: a line about each archive that could not be read to its end.
+      recall: of the graph of near neighbours, see `approximate.update`; None where there is none.
       seconds: of all.
     """
 
@@ -43,10 +45,18 @@ class Built(NamedTuple):
     embedded: int
     unreadable: list[tuple[str, str]]
     problems: list[str]
+    recall: dict | None
     seconds: float
 
 
-def build(path: str | Path, model: Pretrained, about_model: dict, images: Sequence[str]) -> Built:
+def build(
+    path: str | Path,
+    model: Pretrained,
+    about_model: dict,
+    images: Sequence[str],
+    *,
+    graph_from: int | None = None,
+) -> Built:
     """Makes an index of pictures, or makes one that is there hold exactly these.
 
     A picture that was moved or copied, or only has another date, is told by its bytes and not
@@ -57,6 +67,8 @@ def build(path: str | Path, model: Pretrained, about_model: dict, images: Sequen
       model: embeds the pictures.
       about_model: of it, as `described` gives it.
       images: patterns, as for `find_pictures`.
+      graph_from: pictures from which on there is a graph of near neighbours, for which usearch
+        has to be installed; None for no graph.
 
     Raises:
       FileNotFoundError: a pattern stands for no picture; the index stays as it was.
@@ -77,7 +89,12 @@ def build(path: str | Path, model: Pretrained, about_model: dict, images: Sequen
                 f"({reasons}); nothing was changed."
             )
         counts = writer.publish([_absolute(pattern) for pattern in images])
-    return Built(counts, embedded, unreadable, problems, time.monotonic() - started_s)
+        total, recall = counts.added + counts.changed + counts.unchanged, None
+        if graph_from is None or total < max(graph_from, 1):
+            writer.set_graph(None)
+        else:
+            recall = approximate.update(writer, model)
+    return Built(counts, embedded, unreadable, problems, recall, time.monotonic() - started_s)
 
 
 def _width(model):

@@ -18,8 +18,8 @@ from vlrep_jax.search.index import build
 from vlrep_jax.search.loading import WHY, decoded
 from vlrep_jax.search.model import described
 from vlrep_jax.search.page import write_results
-from vlrep_jax.search.store import Store, reading, told
-from vlrep_jax.search.writer import check_model, writing
+from vlrep_jax.search.store import Store, told
+from vlrep_jax.search.writer import check_model
 
 UNREADABLE = "unreadable.tsv"
 _NAMED = 10
@@ -43,9 +43,13 @@ def index(
     """
     # Pillow's, on palettes and the like: what it means is done, and it names no file.
     warnings.filterwarnings("ignore", module="PIL")
+    is_installed = approximate.is_installed()
+    if approximate_from is not None and not is_installed:
+        raise ModuleNotFoundError(f"--approximate_from={approximate_from}: {approximate.MISSING}")
+    least = approximate.FROM if approximate_from is None else approximate_from
     loaded = weights.load(model)
-    about = described(loaded, model)
-    built = build(out, loaded, about, images)
+    graph_from = least if is_installed else None
+    built = build(out, loaded, described(loaded, model), images, graph_from=graph_from)
     for problem in built.problems:
         print(problem, file=sys.stderr)
     _say_unreadable(out, built.unreadable)
@@ -56,7 +60,13 @@ def index(
         f"removed {counts.removed:,}, unchanged {counts.unchanged:,}; embedded {built.embedded:,} "
         f"in {built.seconds:.1f} s."
     )
-    _update_graph(out, loaded, about, total, approximate_from)
+    if built.recall:
+        print(f"Searches are approximate: {recall_line(built.recall)}; --exact is exact.")
+    elif total >= least and not is_installed:
+        print(
+            f"Searches are exact. From {least:,} pictures on approximate search is much faster: "
+            "pip install 'vlrep_jax[search]' and run this again."
+        )
 
 
 def _say_unreadable(out, unreadable):
@@ -72,23 +82,6 @@ def _say_unreadable(out, unreadable):
         f"Left out {len(unreadable):,} that cannot be read: {named}{more}. All are in {path}.",
         file=sys.stderr,
     )
-
-
-def _update_graph(out, loaded, about, total, approximate_from):
-    least = approximate.FROM if approximate_from is None else approximate_from
-    if total >= least and approximate_from is None and not approximate.is_installed():
-        print(
-            f"Searches are exact. From {least:,} pictures on approximate search is much faster: "
-            "pip install 'vlrep_jax[search]' and run this again."
-        )
-        return
-    width = reading(out).about["width"]
-    with writing(out, about, width) as writer:
-        if total < least:
-            writer.set_graph(None)
-            return
-        recall = approximate.update(writer, loaded, _mesh())
-    print(f"Searches are approximate: {recall_line(recall)}; --exact is exact.")
 
 
 def recall_line(recall: dict) -> str:

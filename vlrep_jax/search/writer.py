@@ -113,22 +113,24 @@ class Writer(Store):
     ) -> None:
         """Adds what was made of some of `begin`'s pictures, as one piece.
 
-        A published picture whose bytes are still the same only gets its new stamp.
+        Of a published picture whose bytes are still the same only size, stamp and place are new.
 
         Args:
           embedded: pictures, pending from now on.
           unreadable: what is no picture, and why.
           gone: what was removed since it was found.
         """
-        touched = [one for one in embedded if self._digest_of(one.found) == one.digest]
-        new = [one for one in embedded if self._digest_of(one.found) != one.digest]
+        touched, new = [], []
+        for one in embedded:
+            (touched if self._digest_of(one.found) == one.digest else new).append(one)
         first = self.about["rows"]
         if new:
             self._append(first, np.stack([one.embedding for one in new]))
         with transaction(self.db):
             self.db.executemany(
-                "UPDATE pictures SET size = ?, stamp = ? WHERE pending = 0 AND name = ?",
-                [(t.found.size, t.found.stamp, os.fsencode(t.found.name)) for t in touched],
+                "UPDATE pictures SET name = ?1, file = ?2, place = ?3, size = ?4, stamp = ?5 "
+                "WHERE pending = 0 AND name = ?1",
+                [_values(one.found) for one in touched],
             )
             self.db.executemany(
                 "INSERT INTO pictures (row, pending, name, file, place, size, stamp, digest, "

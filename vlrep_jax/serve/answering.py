@@ -53,11 +53,11 @@ class Answers:
 
     def __call__(self, asks: Sequence[Ask]) -> list:
         """(ids, scores) of each, lists of the best k; or the exception that it ends with."""
-        texts = dict.fromkeys(text for a in asks for text in (a.text, a.without) if text)
+        texts = list(dict.fromkeys(t for a in asks for t in (a.text, a.without) if t))
         try:
-            vectors = dict(zip(texts, self._encoded("encode_text", list(texts)), strict=True))
-        except ValueError as error:  # a model without a tokenizer
-            return [error] * len(asks)
+            vectors = dict(zip(texts, self._encoded("encode_text", texts), strict=True))
+        except ValueError as error:  # the model has no tokenizer
+            vectors = dict.fromkeys(texts, error)
         pictures = [a.pixels for a in asks if a.pixels is not None]
         uploaded = iter(self._encoded("encode_image", pictures))
         results = [self._query(ask, vectors, uploaded) for ask in asks]
@@ -69,8 +69,9 @@ class Answers:
             ]
             for start in range(0, len(places), self._batch):
                 part = places[start : start + self._batch]
-                queries = np.zeros((self._size(len(part)), len(results[part[0]])), np.float32)
-                queries[: len(part)] = [results[i] for i in part]
+                # Padded by the first of them: all pictures tie for a query of zeros.
+                padding = part[:1] * (self._size(len(part)) - len(part))
+                queries = np.stack([results[i] for i in (*part, *padding)])
                 ids, scores = self._engine.best(queries, k)
                 for row, i in enumerate(part):
                     results[i] = ids[row].tolist(), scores[row].tolist()
@@ -78,13 +79,16 @@ class Answers:
 
     def _query(self, ask, vectors, uploaded):
         """float32[d] of a request, or why there is none."""
+        parts = [vectors[text] for text in (ask.text, ask.without) if text]
+        pixels = None if ask.pixels is None else next(uploaded)
         try:
-            wanted = [vectors[ask.text]] if ask.text else []
-            if ask.pixels is not None:
-                wanted.append(next(uploaded))
-            if ask.like is not None:
-                wanted.append(self._engine.embedding(ask.like))
-            return make_query(wanted, [vectors[ask.without]] if ask.without else [])
+            for part in parts:
+                if isinstance(part, ValueError):
+                    return part
+            wanted = parts[: bool(ask.text)]
+            wanted += [] if pixels is None else [pixels]
+            wanted += [] if ask.like is None else [self._engine.embedding(ask.like)]
+            return make_query(wanted, parts[bool(ask.text) :])
         except (ValueError, KeyError) as error:
             return error
 

@@ -11,6 +11,7 @@ import jax
 from vlrep_jax.parallel import make_mesh
 from vlrep_jax.search.engine import Engine
 from vlrep_jax.search.running import model_of, recall_line
+from vlrep_jax.weights.pretrained import BATCH
 
 try:
     import uvicorn
@@ -24,7 +25,6 @@ except ModuleNotFoundError as error:
     ) from None
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-MAX_BATCH = 64
 
 
 def serve(
@@ -50,8 +50,8 @@ def serve(
       ValueError: another model, or a number out of range.
       OSError: nothing can listen there: the port is in use, for one.
     """
-    if not 1 <= batch <= MAX_BATCH:
-        raise ValueError(f"--batch={batch} must be from 1 to {MAX_BATCH}.")
+    if not 1 <= batch <= BATCH:
+        raise ValueError(f"--batch={batch} must be from 1 to {BATCH}.")
     # First, as the model may take long to load.
     with listening(host, port) as listener:
         devices = jax.local_devices()
