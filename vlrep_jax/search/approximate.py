@@ -40,7 +40,7 @@ tree, turtle, umbrella, waterfall, window, woman
 
 def probes() -> list[str]:
     """Texts whose results are compared with those of exact search."""
-    return [f"a photo of a {' '.join(thing.split())}" for thing in THINGS.split(",")]
+    return [f"a photo: {' '.join(thing.split())}" for thing in THINGS.split(",")]
 
 
 class Graph:

@@ -10,8 +10,7 @@ from vlrep_jax.search import approximate
 from vlrep_jax.search.exact import Exact
 from vlrep_jax.search.store import Picture, Store, reading
 
-# How much of what is not wanted is taken from what is. A whole one leaves queries that few pictures
-# are near to: docs/applications/search.md has the figures.
+# How much of what is not wanted is taken from what is; docs/applications/search.md has the figures.
 WITHOUT = 0.75
 
 _DEEPEST = 2000  # results: for more of them exact search is hardly slower than a graph
@@ -77,7 +76,8 @@ class Engine:
         if self._graph is not None and k <= _DEEPEST:
             found = self._graph.search(queries, min(k, len(self)), self._embeddings)
         rows, scores = found or self._exact.search(queries, k)
-        return self.ids[np.searchsorted(self._rows, rows)], scores
+        # Rounded to float32, a vector may be longer than 1 by some 1e-8.
+        return self.ids[np.searchsorted(self._rows, rows)], np.clip(scores, -1, 1)
 
     def search(self, query: np.ndarray, k: int) -> list[Hit]:
         """The k best pictures for float32[d], best first; fewer where there are no more."""
