@@ -12,6 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vlrep_jax import models, optim
+from vlrep_jax.adversarial import ADVERSARIAL
 from vlrep_jax.build import bind, build, check_options, find, plain
 from vlrep_jax.collectives import global_sum
 from vlrep_jax.config_keys import check_keys
@@ -162,9 +163,6 @@ def make_experiment(config: ConfigDict, devices: Sequence[jax.Device] | None = N
             return partial(loss, axis_name=axis_name)
         return per_shard(loss, mesh, batched=2)
 
-    losses = [over_shards(bind(LOSSES, config.loss, "loss"))]
-    if config.captioning_weight:
-        losses.append(over_shards(captioning))
     init = partial(init_state, init_params, tx, config.seed, ema=config.ema_decay > 0)
     shapes = jax.eval_shape(init)
     if pmapped:
@@ -174,17 +172,23 @@ def make_experiment(config: ConfigDict, devices: Sequence[jax.Device] | None = N
         layout = shardings(shapes, mesh, [tuple(rule) for rule in config.parallel.rules])
         place = {"place": partial(on_own_rows, mesh=mesh, layout=layout.params)}
     _check_parts(config, model, params)
-    objective_of = contrastive
-    if config.captioning_weight:
-        objective_of = partial(captioned, weight=config.captioning_weight)
-    objective = objective_of(
-        models.synchronized(model, partial(global_sum, axis_name=axis_name)),
-        *losses,
-        _normalizer(config),
-        chunks=config.chunks,
-        microbatch=config.microbatch,
-        **place,
-    )
+    if isinstance(model, models.TextToImage):
+        loss = bind(ADVERSARIAL, config.loss, "loss of a generator")
+        objective = loss(model, axis_name if pmapped else None)
+    else:
+        losses = [over_shards(bind(LOSSES, config.loss, "loss"))]
+        objective_of = contrastive
+        if config.captioning_weight:
+            losses.append(over_shards(captioning))
+            objective_of = partial(captioned, weight=config.captioning_weight)
+        objective = objective_of(
+            models.synchronized(model, partial(global_sum, axis_name=axis_name)),
+            *losses,
+            _normalizer(config),
+            chunks=config.chunks,
+            microbatch=config.microbatch,
+            **place,
+        )
     step = make_train_step(
         freeze(objective, config.freeze),
         tx,
@@ -266,6 +270,14 @@ def _check_parts(config, model, params):
             f"config.captioning_weight={config.captioning_weight} with {type(model).__name__}: a "
             "CoCa's decoder learns by it (2.0 in the paper), and other models have none (0.0)."
         )
+    if isinstance(model, models.TextToImage):
+        if not {"image/.*", "text/.*"} <= set(config.freeze) or not config.init_from:
+            raise ValueError(
+                "A generator draws from the text embeddings of a trained model, which stays as it "
+                "is: set config.init_from=PATH, and config.freeze=('image/.*', 'text/.*', ...)."
+            )
+        if config.chunks > 1 or any(config.microbatch.values()):
+            raise ValueError("A generator trains on the whole batch: set chunks and microbatch to 1 and 0.")
     running = jax.tree.leaves(optim.running_statistics(params))
     frozen = jax.tree.leaves(match_rules([(rule, True) for rule in config.freeze], params, False))
     if models.trains_batch_norm(model) and any(map(min, running, frozen)):

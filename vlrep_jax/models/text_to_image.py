@@ -1,0 +1,133 @@
+"""A dual encoder with a generator of pictures from its text embeddings, and what judges those.
+
+The towers are a trained model's and stay as they are; generator and discriminator train against
+each other (`adversarial.py`). Pictures here are float32[b, s, s, 3] in [0, 1], not normalised.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from vlrep_jax.models.dual_encoder import DualEncoder
+from vlrep_jax.models.transformer import l2_normalize
+
+_SLOPE = 0.2  # of leaky ReLUs, as in DCGAN (arXiv:1511.06434)
+
+
+class ConvGenerator(nn.Module):
+    """Noise [b, noise_dim] and text embeddings [b, d] -> pictures float32[b, s, s, 3] in [0, 1].
+
+    A map of image_size / 2^(number of widths) pixels a side is doubled at each width; the last
+    doubling is a rearrangement of channels. Noise and text scale and shift each layer, as in
+    BigGAN (arXiv:1809.11096), and colours are mixed by a sigmoid.
+
+    Attributes:
+      image_size: a multiple of 2^(number of widths).
+      widths: channels from the smallest map on.
+      noise_dim: of the noise.
+      style_dim: of the mixture of noise and text.
+    """
+
+    image_size: int = 48
+    widths: tuple[int, ...] = (256, 128, 64, 32)
+    noise_dim: int = 32
+    style_dim: int = 128
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, noise, text):
+        side, rest = divmod(self.image_size, 1 << len(self.widths))
+        if rest or not side:
+            raise ValueError(
+                f"image_size={self.image_size} must be a multiple of {1 << len(self.widths)}: each "
+                f"of {len(self.widths)} widths doubles it."
+            )
+        dense = lambda features, name: nn.Dense(features, dtype=self.dtype, name=name)  # noqa: E731
+        # Of unit length a text's entries are small beside those of noise.
+        inputs = jnp.concatenate([noise, text * text.shape[-1] ** 0.5], axis=-1)
+        style = nn.leaky_relu(dense(self.style_dim, "style_0")(inputs), _SLOPE)
+        style = nn.leaky_relu(dense(self.style_dim, "style_1")(style), _SLOPE)
+        x = dense(side * side * self.widths[0], "first")(style)
+        x = x.reshape(-1, side, side, self.widths[0])
+        for i, width in enumerate(self.widths):
+            if i:
+                x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
+            shortcut = nn.Conv(width, (1, 1), dtype=self.dtype, name=f"shortcut_{i}")(x)
+            for j in range(2):
+                norm = nn.LayerNorm(dtype=self.dtype, use_bias=False, use_scale=False)
+                scale, shift = jnp.split(dense(2 * x.shape[-1], f"style_{i}_{j}")(style), 2, -1)
+                x = norm(x) * (1 + scale[:, None, None]) + shift[:, None, None]
+                x = nn.Conv(width, (3, 3), dtype=self.dtype, name=f"conv_{i}_{j}")(
+                    nn.leaky_relu(x, _SLOPE)
+                )
+            x = x + shortcut
+        x = nn.leaky_relu(nn.LayerNorm(dtype=self.dtype, name="ln")(x), _SLOPE)
+        x = nn.Conv(2 * 2 * 3, (3, 3), dtype=self.dtype, name="to_pixels")(x)
+        b, side = len(x), x.shape[1]
+        x = x.reshape(b, side, side, 2, 2, 3).transpose(0, 1, 3, 2, 4, 5)
+        return nn.sigmoid(x.reshape(b, 2 * side, 2 * side, 3).astype(jnp.float32))
+
+
+class ConvDiscriminator(nn.Module):
+    """How real pictures look, and how well they fit texts: [b, s, s, 3], [..., b, d] -> [..., b].
+
+    A projection discriminator (arXiv:1802.05637): a score of the picture alone plus a product of
+    its features with the text. No layer normalises over the batch, so that rows stay independent.
+
+    Attributes:
+      image_size, widths: the mirror of `ConvGenerator`'s, from the largest map on.
+    """
+
+    image_size: int = 48
+    widths: tuple[int, ...] = (32, 64, 128, 256)
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, images, text):
+        b, side = len(images), self.image_size // 2
+        x = (2 * images - 1).astype(self.dtype).reshape(b, side, 2, side, 2, 3)
+        x = x.transpose(0, 1, 3, 2, 4, 5).reshape(b, side, side, 12)
+        for i, width in enumerate(self.widths):
+            if i:
+                x = nn.avg_pool(x, (2, 2), (2, 2))
+            shortcut = nn.Conv(width, (1, 1), dtype=self.dtype, name=f"shortcut_{i}")(x)
+            for j in range(2):
+                x = nn.Conv(width, (3, 3), dtype=self.dtype, name=f"conv_{i}_{j}")(
+                    nn.leaky_relu(x, _SLOPE) if i or j else x
+                )
+            x = (x + shortcut) / 2**0.5
+        x = nn.leaky_relu(x, _SLOPE).reshape(b, -1)
+        x = nn.leaky_relu(nn.Dense(self.widths[-1], dtype=self.dtype, name="features")(x), _SLOPE)
+        x = x.astype(jnp.float32)
+        alone = nn.Dense(1, name="alone")(x)[:, 0]
+        query = l2_normalize(nn.Dense(text.shape[-1], name="query")(x))
+        fit = self.param("fit", nn.initializers.constant(5.0), ())
+        return alone + fit * (query * text).sum(-1)
+
+
+class TextToImage(DualEncoder):
+    """A dual encoder that also draws what its text embeddings say.
+
+    Attributes:
+      image, text, scale_init, bias_init: as in `DualEncoder`.
+      generator, discriminator: modules called as generator(noise, text embeddings) and
+        discriminator(pictures, text embeddings).
+    """
+
+    generator: nn.Module = None
+    discriminator: nn.Module = None
+
+    def draw(self, noise, text):
+        """Noise float32[b, n], L2-normalised texts [b, d] -> float32[b, s, s, 3] in [0, 1]."""
+        return self.generator(noise, text)
+
+    def judge(self, images, text):
+        """Scores [..., b] of pictures in [0, 1] for texts [..., b, d]; real and fitting is high."""
+        return self.discriminator(images, text)
+
+    def __call__(self, images, tokens, *, train=False):
+        out = super().__call__(images, tokens, train=train)
+        if self.is_initializing():
+            noise = jnp.zeros((len(tokens), self.generator.noise_dim))
+            self.judge(self.draw(noise, out.text[: len(tokens)]), out.text)
+        return out
