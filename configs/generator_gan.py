@@ -37,8 +37,8 @@ def get_config():
     config.schedule = {"name": "cosine", "peak": 2e-3, "warmup_steps": 50}
     config.ema_decay = 0.995
 
-    # The pictures as they are: a generator draws what it is shown. Most of them are Twemoji's, whose
-    # drawing is then the median of what a caption stands for.
+    # The pictures as they are: a generator draws what it is shown. Most are Twemoji's, so that the
+    # median of what a caption stands for is one of them.
     config.data.transform = {"name": "squash"}
     config.data.source.twemoji_repeats = 3
     config.evals = {}

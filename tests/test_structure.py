@@ -20,15 +20,16 @@ FILES = {
 LAYERS = (
     ("cli",),
     ("classify", "commands", "embed"),
-    ("run", "plan", "data_tools", "config_files"),
+    ("run", "plan", "data_tools", "guidance", "config_files"),
     ("hosts", "skipping"),
     ("initial",),
     ("experiment", "weights"),
     ("config_keys", "evaluation", "workdirs", "report", "training_data"),
     ("train", "encoder", "checkpoint", "export", "metrics", "recipes", "timing"),
+    ("adversarial",),
     ("objectives", "evals", "optim", "data", "fingerprint"),
     ("parallel",),
-    ("losses", "models", "rules"),
+    ("losses", "models", "rules", "augment"),
     ("cluster", "stopping", "watchdog"),
     (
         "collectives",

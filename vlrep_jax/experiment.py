@@ -277,7 +277,10 @@ def _check_parts(config, model, params):
                 "is: set config.init_from=PATH, and config.freeze=('image/.*', 'text/.*', ...)."
             )
         if config.chunks > 1 or any(config.microbatch.values()):
-            raise ValueError("A generator trains on the whole batch: set chunks and microbatch to 1 and 0.")
+            raise ValueError(
+                "A generator trains on the whole batch: with config.chunks=1 and config.microbatch "
+                "of 0."
+            )
     running = jax.tree.leaves(optim.running_statistics(params))
     frozen = jax.tree.leaves(match_rules([(rule, True) for rule in config.freeze], params, False))
     if models.trains_batch_norm(model) and any(map(min, running, frozen)):

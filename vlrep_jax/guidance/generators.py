@@ -120,7 +120,9 @@ def fourier(
 def _around(background, mask):
     """What a direct generator adds its latent to."""
     shape = (1, *np.shape(background)) if np.ndim(background) else (1, 1, 1, 1)
-    mask = jnp.ones((1, 1, 1, 1)) if mask is None else jnp.asarray(mask, jnp.float32)[None, ..., None]
+    mask = (
+        jnp.ones((1, 1, 1, 1)) if mask is None else jnp.asarray(mask, jnp.float32)[None, ..., None]
+    )
     return {"background": jnp.asarray(background, jnp.float32).reshape(shape), "mask": mask}
 
 

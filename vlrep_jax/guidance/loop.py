@@ -5,7 +5,6 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -46,8 +45,7 @@ def guide(
       target: of a `Guide`, or your own; pictures do not depend on each other.
       key: of the views; the result is a function of the arguments.
       steps: of descent.
-      on_step: (step, images, metrics), called after each but for the first with what the step
-        began with; arrays are on the device.
+      on_step: (step, images, metrics) of what each step began with; arrays are on the device.
 
     Raises:
       ValueError: steps below 1.
@@ -63,7 +61,7 @@ def guide(
         history.append(metrics)
         if on_step is not None:
             on_step(step, images, metrics)
-    images = np.asarray(_decode(generator.decode, generator.arrays, state[0]))
+    images = decoded(generator, state[0])
     metrics = {name: np.stack([m[name] for m in jax.device_get(history)]) for name in metrics}
     if not np.isfinite(metrics["loss"]).all():
         raise FloatingPointError("The loss is not finite; is the model, or the rate too high?")
@@ -88,6 +86,11 @@ def _step(state, arrays, key, step, *, decode, loss, rate, steps):
     grads, (images, metrics) = jax.grad(value, has_aux=True)(latent)
     updates, opt_state = _adam(rate, steps).update(grads, opt_state, latent)
     return (optax.apply_updates(latent, updates), opt_state), images, metrics
+
+
+def decoded(generator: Generator, latent) -> np.ndarray:
+    """float32[n, h, w, 3] in [0, 1]."""
+    return np.asarray(_decode(generator.decode, generator.arrays, latent))
 
 
 _decode = jax.jit(lambda decode, arrays, latent: decode(arrays, latent), static_argnums=0)

@@ -61,9 +61,7 @@ class Views:
         # A larger canvas keeps its details for views that zoom in.
         side = max(size, min(round(size * max(self.zoom)), *images.shape[1:3]))
         seen = jnp.tile(squared(images, preprocess, side), (self.count, 1, 1, 1))
-        seen = random_views(
-            keys[0], seen, size, zoom=self.zoom, shift=self.shift, shear=self.shear
-        )
+        seen = random_views(keys[0], seen, size, zoom=self.zoom, shift=self.shift, shear=self.shear)
         seen = random_cut(keys[1], seen, self.cut)
         seen = random_blur(keys[2], seen, self.blur * size / 48)
         seen = random_colour(keys[3], seen, self.brightness, self.contrast)
@@ -227,12 +225,17 @@ def directional_cosine(change, step):
 
 def total_variation(images):
     """Mean absolute difference of neighbouring pixels of each picture, float[n]."""
-    down = jnp.abs(images[:, 1:] - images[:, :-1]).mean((1, 2, 3))
-    return down + jnp.abs(images[:, :, 1:] - images[:, :, :-1]).mean((1, 2, 3))
+    down, right = images[:, 1:] - images[:, :-1], images[:, :, 1:] - images[:, :, :-1]
+    return sum(_magnitude(x).mean((1, 2, 3)) for x in (down, right))
+
+
+def _magnitude(x):
+    """|x| with the slope 0 at 0, where that of `jnp.abs` is 1."""
+    return x * jax.lax.stop_gradient(jnp.sign(x))
 
 
 def _own_loss(cosine, scale, bias):
-    """The model's training loss of a picture against texts [..., t] of which the first is its own."""
+    """The model's own loss of a picture against texts [..., t], of which the first is its own."""
     logits = scale * cosine + (0.0 if bias is None else bias)
     if bias is None:
         return jax.nn.logsumexp(logits, axis=-1) - logits[..., 0]

@@ -4,7 +4,6 @@ The towers are a trained model's and stay as they are; generator and discriminat
 each other (`adversarial.py`). Pictures here are float32[b, s, s, 3] in [0, 1], not normalised.
 """
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -17,9 +16,9 @@ _SLOPE = 0.2  # of leaky ReLUs, as in DCGAN (arXiv:1511.06434)
 class ConvGenerator(nn.Module):
     """Noise [b, noise_dim] and text embeddings [b, d] -> pictures float32[b, s, s, 3] in [0, 1].
 
-    A map of image_size / 2^(number of widths) pixels a side is doubled at each width; the last
+    A map of image_size / 2^(number of widths) pixels a side is doubled behind each width; the last
     doubling is a rearrangement of channels. Noise and text scale and shift each layer, as in
-    BigGAN (arXiv:1809.11096), and colours are mixed by a sigmoid.
+    BigGAN (arXiv:1809.11096).
 
     Attributes:
       image_size: a multiple of 2^(number of widths).
@@ -50,22 +49,26 @@ class ConvGenerator(nn.Module):
         x = dense(side * side * self.widths[0], "first")(style)
         x = x.reshape(-1, side, side, self.widths[0])
         for i, width in enumerate(self.widths):
-            if i:
+            x = x + self._conv(f"conv_{i}", width)(self._styled(x, style, f"style_of_{i}"))
+            if i + 1 < len(self.widths):
+                # Before it is doubled, where a convolution costs a quarter.
+                x = self._conv(f"narrow_{i}", self.widths[i + 1])(nn.leaky_relu(x, _SLOPE))
                 x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
-            shortcut = nn.Conv(width, (1, 1), dtype=self.dtype, name=f"shortcut_{i}")(x)
-            for j in range(2):
-                norm = nn.LayerNorm(dtype=self.dtype, use_bias=False, use_scale=False)
-                scale, shift = jnp.split(dense(2 * x.shape[-1], f"style_{i}_{j}")(style), 2, -1)
-                x = norm(x) * (1 + scale[:, None, None]) + shift[:, None, None]
-                x = nn.Conv(width, (3, 3), dtype=self.dtype, name=f"conv_{i}_{j}")(
-                    nn.leaky_relu(x, _SLOPE)
-                )
-            x = x + shortcut
         x = nn.leaky_relu(nn.LayerNorm(dtype=self.dtype, name="ln")(x), _SLOPE)
-        x = nn.Conv(2 * 2 * 3, (3, 3), dtype=self.dtype, name="to_pixels")(x)
+        x = self._conv("to_pixels", 2 * 2 * 3)(x)
         b, side = len(x), x.shape[1]
         x = x.reshape(b, side, side, 2, 2, 3).transpose(0, 1, 3, 2, 4, 5)
         return nn.sigmoid(x.reshape(b, 2 * side, 2 * side, 3).astype(jnp.float32))
+
+    def _conv(self, name, width):
+        return nn.Conv(width, (3, 3), dtype=self.dtype, name=name)
+
+    def _styled(self, x, style, name):
+        """A normalised map, scaled and shifted by the style, behind its nonlinearity."""
+        norm = nn.LayerNorm(dtype=self.dtype, use_bias=False, use_scale=False)
+        scale_shift = nn.Dense(2 * x.shape[-1], dtype=self.dtype, name=name)(style)
+        scale, shift = jnp.split(scale_shift[:, None, None], 2, axis=-1)
+        return nn.leaky_relu(norm(x) * (1 + scale) + shift, _SLOPE)
 
 
 class ConvDiscriminator(nn.Module):
@@ -87,22 +90,21 @@ class ConvDiscriminator(nn.Module):
         b, side = len(images), self.image_size // 2
         x = (2 * images - 1).astype(self.dtype).reshape(b, side, 2, side, 2, 3)
         x = x.transpose(0, 1, 3, 2, 4, 5).reshape(b, side, side, 12)
+        conv = lambda name, width: nn.Conv(width, (3, 3), dtype=self.dtype, name=name)  # noqa: E731
         for i, width in enumerate(self.widths):
-            if i:
+            x = nn.leaky_relu(conv(f"conv_{i}", width)(x), _SLOPE)
+            if i + 1 < len(self.widths):
                 x = nn.avg_pool(x, (2, 2), (2, 2))
-            shortcut = nn.Conv(width, (1, 1), dtype=self.dtype, name=f"shortcut_{i}")(x)
-            for j in range(2):
-                x = nn.Conv(width, (3, 3), dtype=self.dtype, name=f"conv_{i}_{j}")(
-                    nn.leaky_relu(x, _SLOPE) if i or j else x
-                )
-            x = (x + shortcut) / 2**0.5
+        x = x + conv("last", self.widths[-1])(x)
         x = nn.leaky_relu(x, _SLOPE).reshape(b, -1)
         x = nn.leaky_relu(nn.Dense(self.widths[-1], dtype=self.dtype, name="features")(x), _SLOPE)
         x = x.astype(jnp.float32)
         alone = nn.Dense(1, name="alone")(x)[:, 0]
         query = l2_normalize(nn.Dense(text.shape[-1], name="query")(x))
         fit = self.param("fit", nn.initializers.constant(5.0), ())
-        return alone + fit * (query * text).sum(-1)
+        # A row alone, or one for each of several texts.
+        alone = jnp.broadcast_to(alone, text.shape[:-1])
+        return alone + fit * jnp.einsum("bd,...bd->...b", query, text)
 
 
 class TextToImage(DualEncoder):
