@@ -20,7 +20,7 @@ def get_config():
     config.init_skip = ("generator/.*", "discriminator/.*")
     config.freeze = ("image/.*", "text/.*", "logit_scale")
     config.batch_size = 64
-    config.steps = 1500
+    config.steps = 1000
 
     config.model = {
         **config.model.to_dict(),

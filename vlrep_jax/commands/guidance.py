@@ -55,7 +55,7 @@ def add(commands, command: Callable) -> None:
         "--strength", type=float, default=1.0, metavar="X", help="of the change; 0 changes nothing"
     )
     edit.add_argument(
-        "--closeness", type=float, default=10.0, metavar="X", help="to the original, in pixels"
+        "--closeness", type=float, default=2.0, metavar="X", help="to the original, in pixels"
     )
     edit.add_argument(
         "--mask", default="", metavar="FILE", help="picture of the same size: white may change"

@@ -51,7 +51,7 @@ def run_generate(
         raise ValueError(f"--count={count} must be at least 1, and --size={size} not negative.")
     with whole(out) as part:
         guides = Guide([weights.load(path) for path in models])
-        made = _generator(generator, size, guides)
+        made = named_generator(generator, size, guides)
         wanted = [text for text in texts for _ in range(count)]
         target = guides.toward(wanted, others)
         latent_key, view_key = jax.random.split(jax.random.key(seed))
@@ -83,7 +83,7 @@ def run_edit(
     out: Path,
     *,
     strength: float = 1.0,
-    closeness: float = 10.0,
+    closeness: float = 2.0,
     mask: str = "",
     steps: int = 150,
     seed: int = 0,
@@ -134,8 +134,8 @@ def run_edit(
     print(f"Wrote edited.png, sheet.png, frames.png and record.json to {out}.")
 
 
-def _generator(name, size, guides) -> Generator:
-    """The generator that --generator means."""
+def named_generator(name: str, size: int, guides: Guide) -> Generator:
+    """The generator that --generator means; arguments and errors as of `run_generate`."""
     direct = [known for known in GENERATORS if known != "learned"]
     if name in direct:
         size = size or max(model.preprocess.size for model in guides.models)

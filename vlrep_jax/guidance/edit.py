@@ -12,8 +12,7 @@ from vlrep_jax.guidance.loop import Guided, decoded, guide
 from vlrep_jax.guidance.pictures import levels
 from vlrep_jax.guidance.targets import Guide, Views
 
-# Nothing from outside the picture comes into view: photographs have no ground that it could be.
-EDIT_VIEWS = Views(zoom=(1.05, 1.4), shift=0.02, shear=0.02, cut=0.0)
+EDIT_VIEWS = Views(zoom=(0.9, 1.3), shift=0.1, shear=0.1, cut=0.0)
 _DETAIL = 2  # a picture is worked on at so many times the size that the models see
 
 
@@ -32,7 +31,7 @@ def edit(
     *,
     key: jax.Array,
     strength: float = 1.0,
-    closeness: float = 10.0,
+    closeness: float = 2.0,
     mask: np.ndarray | None = None,
     steps: int = 150,
     on_step: Callable | None = None,

@@ -46,8 +46,8 @@ def laplacian(
     mask=None,
     sizes: Sequence[Sequence[int]] | None = None,
     noise: float = 0.01,
-    gain: float = 1.0,
-    rate: float = 0.02,
+    gain: float = 2.0,
+    rate: float = 0.05,
 ) -> Generator:
     """A sum of pictures of half the size each, enlarged smoothly (a Laplacian pyramid).
 
@@ -93,7 +93,7 @@ def fourier(
     background=1.0,
     mask=None,
     noise: float = 0.01,
-    decay: float = 1.0,
+    decay: float = 1.5,
     rate: float = 0.02,
 ) -> Generator:
     """A spectrum whose amplitudes fall with frequency as those of pictures do.

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from vlrep_jax.data.decoding import BadImage, decode
 
-_GAP = 4
+_GAP, _LINE = 4, 13
 _SHOWN = 144  # least pixels of a side in sheets and animations: small pictures are enlarged
 
 
@@ -37,6 +37,20 @@ def grid(images: Sequence[np.ndarray], columns: int = 0, shown: int = _SHOWN) ->
         at = (_GAP + i % columns * cell[0], _GAP + i // columns * cell[1])
         sheet.paste(picture, at)
     return sheet
+
+
+def labelled(images: Sequence[np.ndarray], labels: Sequence[str], columns: int) -> Image.Image:
+    """`grid` with a line of text below each picture, cut to its width."""
+    height, width, _ = images[0].shape
+    zoom = max(round(_SHOWN / 1.5 / max(height, width)), 1)
+    cells = []
+    for pixels, label in zip(images, labels, strict=True):
+        cell = Image.new("RGB", (width * zoom, height * zoom + _LINE), "white")
+        size = (width * zoom, height * zoom)
+        cell.paste(Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST))
+        ImageDraw.Draw(cell).text((1, height * zoom + 1), label, fill="black")
+        cells.append(np.asarray(cell))
+    return grid(cells, columns, shown=0)
 
 
 def save_animation(path: Path, frames: Sequence[Image.Image], *, last_s: float = 2.0) -> None:

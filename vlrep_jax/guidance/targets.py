@@ -142,8 +142,8 @@ class Guide:
         target: str,
         *,
         strength: float = 1.0,
-        closeness: float = 10.0,
-        smooth: float = 0.1,
+        closeness: float = 2.0,
+        smooth: float = 0.05,
     ) -> Target:
         """Originals changed as a text changes from `source` to `target`.
 

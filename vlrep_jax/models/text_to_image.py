@@ -16,9 +16,8 @@ _SLOPE = 0.2  # of leaky ReLUs, as in DCGAN (arXiv:1511.06434)
 class ConvGenerator(nn.Module):
     """Noise [b, noise_dim] and text embeddings [b, d] -> pictures float32[b, s, s, 3] in [0, 1].
 
-    A map of image_size / 2^(number of widths) pixels a side is doubled behind each width; the last
-    doubling is a rearrangement of channels. Noise and text scale and shift each layer, as in
-    BigGAN (arXiv:1809.11096).
+    A map of image_size / 2^(number of widths) pixels a side is doubled behind each width. Noise and
+    text scale and shift each layer, as in BigGAN (arXiv:1809.11096).
 
     Attributes:
       image_size: a multiple of 2^(number of widths).
@@ -53,12 +52,10 @@ class ConvGenerator(nn.Module):
             if i + 1 < len(self.widths):
                 # Before it is doubled, where a convolution costs a quarter.
                 x = self._conv(f"narrow_{i}", self.widths[i + 1])(nn.leaky_relu(x, _SLOPE))
-                x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
+                x = _doubled(x)
         x = nn.leaky_relu(nn.LayerNorm(dtype=self.dtype, name="ln")(x), _SLOPE)
-        x = self._conv("to_pixels", 2 * 2 * 3)(x)
-        b, side = len(x), x.shape[1]
-        x = x.reshape(b, side, side, 2, 2, 3).transpose(0, 1, 3, 2, 4, 5)
-        return nn.sigmoid(x.reshape(b, 2 * side, 2 * side, 3).astype(jnp.float32))
+        x = self._conv("to_pixels", 3)(_doubled(x))
+        return nn.sigmoid(x.astype(jnp.float32))
 
     def _conv(self, name, width):
         return nn.Conv(width, (3, 3), dtype=self.dtype, name=name)
@@ -69,6 +66,11 @@ class ConvGenerator(nn.Module):
         scale_shift = nn.Dense(2 * x.shape[-1], dtype=self.dtype, name=name)(style)
         scale, shift = jnp.split(scale_shift[:, None, None], 2, axis=-1)
         return nn.leaky_relu(norm(x) * (1 + scale) + shift, _SLOPE)
+
+
+def _doubled(x):
+    """Each pixel of a map four times; channels rearranged into pixels would leave a grid."""
+    return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
 
 
 class ConvDiscriminator(nn.Module):
