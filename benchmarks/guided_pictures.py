@@ -31,6 +31,7 @@ from vlrep_jax.workdirs import write_json
 
 BATCH = 32  # pictures guided at once
 K = 10
+SHOWN = 32  # of a contact sheet
 EDITS = (
     ("red heart", "blue heart"),
     ("yellow heart", "green heart"),
@@ -128,8 +129,8 @@ def generation(models, judge, pictures, args, path):
         "guided, by the guide itself": top(models[0], last, prompts, candidates),
     }
     ranks = ranked(judge, last, prompts, candidates)
-    shown = np.linspace(0, len(prompts) - 1, min(len(prompts), 40)).astype(int)
-    labels = [f"{prompts[i]} ({ranks[i]})" for i in shown]
+    shown = np.linspace(0, len(prompts) - 1, min(len(prompts), SHOWN)).astype(int)
+    labels = [f"{ranks[i]}: {prompts[i]}" for i in shown]
     labelled([last[i] for i in shown], labels, columns=8).save(path, optimize=True)
     return {
         "prompts": len(prompts),
@@ -172,7 +173,7 @@ def edits(models, judge, splits, args, path):
         row["cosine of noise"] = judged(judge, original, noisy, source, target)["cosine"]
         rows.append(row)
         shown += [original, edited.image]
-        labels += [source, f"{target} ({row['cosine']:+.2f})"]
+        labels += [source, f"{row['cosine']:+.2f}: {target}"]
         progress.advance(i + 1)
     progress.close()
     labelled(shown, labels, columns=8).save(path, optimize=True)

@@ -7,8 +7,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from vlrep_jax.data.decoding import BadImage, decode
+from vlrep_jax.report.sheet import font
 
-_GAP, _LINE = 4, 13
+_GAP, _LINE, _LETTERS = 4, 15, 11
 _SHOWN = 144  # least pixels of a side in sheets and animations: small pictures are enlarged
 
 
@@ -42,13 +43,13 @@ def grid(images: Sequence[np.ndarray], columns: int = 0, shown: int = _SHOWN) ->
 def labelled(images: Sequence[np.ndarray], labels: Sequence[str], columns: int) -> Image.Image:
     """`grid` with a line of text below each picture, cut to its width."""
     height, width, _ = images[0].shape
-    zoom = max(round(_SHOWN / 1.5 / max(height, width)), 1)
+    zoom = max(round(_SHOWN / max(height, width)), 1)
     cells = []
     for pixels, label in zip(images, labels, strict=True):
         cell = Image.new("RGB", (width * zoom, height * zoom + _LINE), "white")
         size = (width * zoom, height * zoom)
         cell.paste(Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST))
-        ImageDraw.Draw(cell).text((1, height * zoom + 1), label, fill="black")
+        ImageDraw.Draw(cell).text((0, height * zoom), label, fill="black", font=font(_LETTERS))
         cells.append(np.asarray(cell))
     return grid(cells, columns, shown=0)
 

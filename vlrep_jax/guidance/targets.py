@@ -106,10 +106,10 @@ class Guide:
           ValueError: a text is empty, or a model has no tokenizer.
         """
         _check_texts([*texts, *others])
-        text = [
-            np.stack([model.encode_text([text, *others]) for text in texts])
-            for model in self.models
-        ]
+        wanted = [[text, *others] for text in texts]
+        distinct = sorted({text for row in wanted for text in row})
+        places = np.array([[distinct.index(text) for text in row] for row in wanted])
+        text = [model.encode_text(distinct)[places] for model in self.models]
         arrays = {
             "params": [model.params for model in self.models],
             "text": text,
