@@ -31,11 +31,16 @@ CAPTIONS = {
     "text": PAIR["text"] | {"pool": "cls"},
     "decoder": {"name": "caption_decoder", "vocab_size": 20, **SIZE},
 }
+DRAWS = PAIR | {
+    "generator": {"name": "conv_generator", "image_size": 8, "widths": (8, 4), "noise_dim": 3},
+    "discriminator": {"name": "conv_discriminator", "image_size": 8, "widths": (4, 8)},
+}
 TINY = {
     "coca": CAPTIONS,
     "dual_encoder": PAIR,
     "vild": PAIR,
     "shared_encoder": {**IMAGE, **TEXT, **SIZE, "embed_dim": EMBED_DIM},
+    "text_to_image": DRAWS,
 }
 
 IMAGES = np.float32(np.random.default_rng(0).normal(size=(3, 8, 8, 3)))

@@ -12,6 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vlrep_jax import models, optim
+from vlrep_jax.adversarial import ADVERSARIAL
 from vlrep_jax.build import bind, build, check_options, find, plain
 from vlrep_jax.collectives import global_sum
 from vlrep_jax.config_keys import check_keys
@@ -163,9 +164,6 @@ def make_experiment(config: ConfigDict, devices: Sequence[jax.Device] | None = N
             return partial(loss, axis_name=axis_name)
         return per_shard(loss, mesh, batched=2)
 
-    losses = [over_shards(bind(LOSSES, config.loss, "loss"))]
-    if config.captioning_weight:
-        losses.append(over_shards(captioning))
     policy = config.spikes.policy
     init = partial(
         init_state,
@@ -185,17 +183,23 @@ def make_experiment(config: ConfigDict, devices: Sequence[jax.Device] | None = N
         if isinstance(layout, WatchedState):  # small, and read by the host
             layout = layout._replace(losses=replicated(mesh))
     _check_parts(config, model, params)
-    objective_of = contrastive
-    if config.captioning_weight:
-        objective_of = partial(captioned, weight=config.captioning_weight)
-    objective = objective_of(
-        models.synchronized(model, partial(global_sum, axis_name=axis_name)),
-        *losses,
-        _normalizer(config),
-        chunks=config.chunks,
-        microbatch=config.microbatch,
-        **place,
-    )
+    if isinstance(model, models.TextToImage):
+        loss = bind(ADVERSARIAL, config.loss, "loss of a generator")
+        objective = loss(model, axis_name if pmapped else None)
+    else:
+        losses = [over_shards(bind(LOSSES, config.loss, "loss"))]
+        objective_of = contrastive
+        if config.captioning_weight:
+            losses.append(over_shards(captioning))
+            objective_of = partial(captioned, weight=config.captioning_weight)
+        objective = objective_of(
+            models.synchronized(model, partial(global_sum, axis_name=axis_name)),
+            *losses,
+            _normalizer(config),
+            chunks=config.chunks,
+            microbatch=config.microbatch,
+            **place,
+        )
     step = make_train_step(
         freeze(objective, config.freeze),
         tx,
@@ -285,6 +289,17 @@ def _check_parts(config, model, params):
             f"config.captioning_weight={config.captioning_weight} with {type(model).__name__}: a "
             "CoCa's decoder learns by it (2.0 in the paper), and other models have none (0.0)."
         )
+    if isinstance(model, models.TextToImage):
+        if not {"image/.*", "text/.*"} <= set(config.freeze) or not config.init_from:
+            raise ValueError(
+                "A generator draws from the text embeddings of a trained model, which stays as it "
+                "is: set config.init_from=PATH, and config.freeze=('image/.*', 'text/.*', ...)."
+            )
+        if config.chunks > 1 or any(config.microbatch.values()):
+            raise ValueError(
+                "A generator trains on the whole batch: with config.chunks=1 and config.microbatch "
+                "of 0."
+            )
     running = jax.tree.leaves(optim.running_statistics(params))
     frozen = jax.tree.leaves(match_rules([(rule, True) for rule in config.freeze], params, False))
     if models.trains_batch_norm(model) and any(map(min, running, frozen)):

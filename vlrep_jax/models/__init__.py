@@ -18,12 +18,15 @@ from vlrep_jax.models.presets import PREPROCESSING, PRESETS
 from vlrep_jax.models.resnet import ResNet
 from vlrep_jax.models.shared_encoder import SharedEncoder
 from vlrep_jax.models.text import TextTransformer
+from vlrep_jax.models.text_to_image import ConvDiscriminator, ConvGenerator, TextToImage
 from vlrep_jax.models.transformer import Transformer
 from vlrep_jax.models.vit import ViT
 
 __all__ = [
     "DECODERS",
+    "DISCRIMINATORS",
     "ENCODERS",
+    "IMAGE_GENERATORS",
     "MODELS",
     "PREPROCESSING",
     "PRESETS",
@@ -32,10 +35,13 @@ __all__ = [
     "CaptionDecoder",
     "Captioned",
     "CoCa",
+    "ConvDiscriminator",
+    "ConvGenerator",
     "DualEncoder",
     "Embeddings",
     "ResNet",
     "SharedEncoder",
+    "TextToImage",
     "TextTransformer",
     "Transformer",
     "ViLD",
@@ -55,10 +61,13 @@ ENCODERS: dict[str, Callable] = {
     "text_transformer": TextTransformer,
 }
 DECODERS: dict[str, Callable] = {"caption_decoder": CaptionDecoder}
+IMAGE_GENERATORS: dict[str, Callable] = {"conv_generator": ConvGenerator}
+DISCRIMINATORS: dict[str, Callable] = {"conv_discriminator": ConvDiscriminator}
 MODELS: dict[str, Callable] = {
     "coca": CoCa,
     "dual_encoder": DualEncoder,
     "shared_encoder": SharedEncoder,
+    "text_to_image": TextToImage,
     "vild": ViLD,
 }
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -94,6 +103,9 @@ def create(name: str, **overrides: Any) -> nn.Module:
         if isinstance(section.get(side), Mapping):
             tower = _merge(section[side], towers)
             section[side] = build(table, _with_dtype(tower), f"{side} tower")
+    for part, table in (("generator", IMAGE_GENERATORS), ("discriminator", DISCRIMINATORS)):
+        if isinstance(section.get(part), Mapping):
+            section[part] = build(table, _with_dtype(section[part]), part)
     if "image" not in section:  # one transformer for both modalities
         section = _merge(section, towers)
     return build(MODELS, _with_dtype(section), "model")
