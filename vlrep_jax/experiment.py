@@ -22,8 +22,8 @@ from vlrep_jax.data.sources import SOURCES
 from vlrep_jax.data.tokenizers import TOKENIZERS, Tokenizer, train_bpe
 from vlrep_jax.encoder import Encoder, make_encoder
 from vlrep_jax.evaluation import Evaluations
-from vlrep_jax.losses import LOSSES, captioning
-from vlrep_jax.objectives import captioned, contrastive, freeze, normalizer
+from vlrep_jax.losses import LOSSES, answering, captioning, draw_negatives, matching
+from vlrep_jax.objectives import answered, captioned, contrastive, freeze, fused, normalizer
 from vlrep_jax.parallel import (
     BATCH_AXES,
     batch_sharding,
@@ -157,14 +157,6 @@ def make_experiment(config: ConfigDict, devices: Sequence[jax.Device] | None = N
     )
     axis_name = "data" if pmapped else BATCH_AXES
 
-    def over_shards(loss):
-        if pmapped:
-            return partial(loss, axis_name=axis_name)
-        return per_shard(loss, mesh, batched=2)
-
-    losses = [over_shards(bind(LOSSES, config.loss, "loss"))]
-    if config.captioning_weight:
-        losses.append(over_shards(captioning))
     init = partial(init_state, init_params, tx, config.seed, ema=config.ema_decay > 0)
     shapes = jax.eval_shape(init)
     if pmapped:
@@ -174,13 +166,15 @@ def make_experiment(config: ConfigDict, devices: Sequence[jax.Device] | None = N
         layout = shardings(shapes, mesh, [tuple(rule) for rule in config.parallel.rules])
         place = {"place": partial(on_own_rows, mesh=mesh, layout=layout.params)}
     _check_parts(config, model, params)
-    objective_of = contrastive
-    if config.captioning_weight:
-        objective_of = partial(captioned, weight=config.captioning_weight)
-    objective = objective_of(
+
+    def over_shards(loss, **options):
+        if pmapped:
+            return partial(loss, axis_name=axis_name)
+        return per_shard(loss, mesh, **{"batched": 2, **options})
+
+    objective = _objective_of(config, over_shards)(
         models.synchronized(model, partial(global_sum, axis_name=axis_name)),
-        *losses,
-        _normalizer(config),
+        normalize=_normalizer(config),
         chunks=config.chunks,
         microbatch=config.microbatch,
         **place,
@@ -205,10 +199,36 @@ def make_experiment(config: ConfigDict, devices: Sequence[jax.Device] | None = N
         abstract_state=jax.tree.map(
             lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes, layout
         ),
-        abstract_batch=_abstract_batch(config.batch_size, image_size, context_length, mesh),
+        abstract_batch=_abstract_batch(config, image_size, context_length, mesh),
         step=pmap_step(step) if pmapped else jit_step(step, mesh, layout),
         put=put_pmap_batch if pmapped else partial(put_batch, mesh=mesh),
     )
+
+
+def _objective_of(config: ConfigDict, over_shards: Callable) -> Callable:
+    """What the config trains a model for: objective_of(model, ...) with its losses bound.
+
+    Args:
+      over_shards: (loss, **options of `per_shard`) -> the loss over the global batch.
+    """
+    if config.model.get("answers"):
+        return partial(answered, answering=over_shards(answering))
+    contrast = over_shards(bind(LOSSES, config.loss, "loss"))
+    captions = over_shards(captioning) if config.captioning_weight else None
+    if config.matching_weight:
+        return partial(
+            fused,
+            loss=contrast,
+            draw=over_shards(draw_negatives, gives_rows=True),
+            matching=over_shards(matching),
+            captioning=captions,
+            weight=config.matching_weight,
+            captioning_weight=config.captioning_weight,
+        )
+    if captions is not None:
+        weight = config.captioning_weight
+        return partial(captioned, loss=contrast, captioning=captions, weight=weight)
+    return partial(contrastive, loss=contrast)
 
 
 def keep_programs(config: ConfigDict) -> None:
@@ -261,10 +281,19 @@ def check_vocabulary(tokenizer: Tokenizer, model) -> None:
 
 def _check_parts(config, model, params):
     """Raises ValueError where a part of the model would be trained otherwise than it looks."""
-    if isinstance(model, models.CoCa) != bool(config.captioning_weight):
+    kind, answers = type(model).__name__, len(getattr(model, "answers", ()))
+    decoder = getattr(model, "decoder", None) is not None and not answers
+    if decoder != bool(config.captioning_weight):
         raise ValueError(
-            f"config.captioning_weight={config.captioning_weight} with {type(model).__name__}: a "
+            f"config.captioning_weight={config.captioning_weight} with {kind}: a "
             "CoCa's decoder learns by it (2.0 in the paper), and other models have none (0.0)."
+        )
+    judges = isinstance(model, models.FusionEncoder) and not answers
+    if judges != bool(config.matching_weight):
+        raise ValueError(
+            f"config.matching_weight={config.matching_weight} with {kind} of {answers} answers: "
+            "fusion layers learn by it to judge pairs (1.0 in the paper); those that answer "
+            "questions, and other models, do not (0.0)."
         )
     running = jax.tree.leaves(optim.running_statistics(params))
     frozen = jax.tree.leaves(match_rules([(rule, True) for rule in config.freeze], params, False))
@@ -290,15 +319,19 @@ def _training_texts(config, draws: int = 2, most: int = 200_000):
                 yield choose(sample, rng)
 
 
-def _abstract_batch(batch_size, image_size, context_length, mesh):
+def _abstract_batch(config, image_size, context_length, mesh):
     """What `train_batches` gives, once it is on the devices of a jitted step."""
     rows = {
         "image": ((image_size, image_size, 3), jnp.uint8),
         "text": ((context_length,), jnp.int32),
         "pair_ids": ((), jnp.int32),
     }
+    if config.model.get("answers"):
+        rows["answers"] = (len(config.model.answers),), jnp.float32
     return {
-        name: jax.ShapeDtypeStruct((batch_size, *shape), dtype, sharding=batch_sharding(mesh))
+        name: jax.ShapeDtypeStruct(
+            (config.batch_size, *shape), dtype, sharding=batch_sharding(mesh)
+        )
         for name, (shape, dtype) in rows.items()
     }
 

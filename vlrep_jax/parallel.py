@@ -93,13 +93,14 @@ def by_slice(devices: Sequence[jax.Device], slices: int) -> list[list[jax.Device
     return list(groups.values())
 
 
-def per_shard(fn: Callable, mesh: Mesh, *, batched: int) -> Callable:
+def per_shard(fn: Callable, mesh: Mesh, *, batched: int, gives_rows: bool = False) -> Callable:
     """`fn` as an island in a jitted program: each device runs it on its rows of the batch.
 
     Args:
       fn: called with axis_name=BATCH_AXES; returns values that are equal on every shard.
       mesh: with the axes BATCH_AXES.
-      batched: how many leading positional arguments are split by rows.
+      batched: how many leading positional arguments, trees of arrays, are split by rows.
+      gives_rows: `fn` returns each shard's rows instead, a tree of [b, ...].
 
     Returns:
       run(*args, **batched_kwargs): the first `batched` arguments and every keyword argument that is
@@ -114,7 +115,7 @@ def per_shard(fn: Callable, mesh: Mesh, *, batched: int) -> Callable:
             lambda args, named: fn(*args, axis_name=BATCH_AXES, **named),
             mesh=mesh,
             in_specs=(specs, dict.fromkeys(named, rows)),
-            out_specs=P(),
+            out_specs=rows if gives_rows else P(),
         )(args, named)
 
     return run

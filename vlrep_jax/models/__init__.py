@@ -13,6 +13,7 @@ from vlrep_jax.build import build, near
 from vlrep_jax.models.batch_norm import RUNNING, BatchNorm
 from vlrep_jax.models.coca import CaptionDecoder, Captioned, CoCa
 from vlrep_jax.models.dual_encoder import DualEncoder, Embeddings, ViLD
+from vlrep_jax.models.fusion import CrossEncoder, Fused, FusionEncoder, TextTokens
 from vlrep_jax.models.generation import generate
 from vlrep_jax.models.presets import PREPROCESSING, PRESETS
 from vlrep_jax.models.resnet import ResNet
@@ -24,6 +25,7 @@ from vlrep_jax.models.vit import ViT
 __all__ = [
     "DECODERS",
     "ENCODERS",
+    "FUSIONS",
     "MODELS",
     "PREPROCESSING",
     "PRESETS",
@@ -32,10 +34,14 @@ __all__ = [
     "CaptionDecoder",
     "Captioned",
     "CoCa",
+    "CrossEncoder",
     "DualEncoder",
     "Embeddings",
+    "Fused",
+    "FusionEncoder",
     "ResNet",
     "SharedEncoder",
+    "TextTokens",
     "TextTransformer",
     "Transformer",
     "ViLD",
@@ -55,12 +61,15 @@ ENCODERS: dict[str, Callable] = {
     "text_transformer": TextTransformer,
 }
 DECODERS: dict[str, Callable] = {"caption_decoder": CaptionDecoder}
+FUSIONS: dict[str, Callable] = {"cross_encoder": CrossEncoder}
 MODELS: dict[str, Callable] = {
     "coca": CoCa,
     "dual_encoder": DualEncoder,
+    "fusion_encoder": FusionEncoder,
     "shared_encoder": SharedEncoder,
     "vild": ViLD,
 }
+_PARTS = (("image", ENCODERS), ("text", ENCODERS), ("decoder", DECODERS), ("fusion", FUSIONS))
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -90,7 +99,7 @@ def create(name: str, **overrides: Any) -> nn.Module:
         towers = {"attention": section.pop("attention"), **towers}
     if towers and any(isinstance(section.get(side), nn.Module) for side in ("image", "text")):
         raise ValueError("towers={...} changes towers given as mappings, not as modules.")
-    for side, table in (("image", ENCODERS), ("text", ENCODERS), ("decoder", DECODERS)):
+    for side, table in _PARTS:
         if isinstance(section.get(side), Mapping):
             tower = _merge(section[side], towers)
             section[side] = build(table, _with_dtype(tower), f"{side} tower")
