@@ -87,12 +87,29 @@ class Words:
         self.images_encoded = 0
 
     def images(self, batches):
+        rows = self._rows(batches)
+        self.images_encoded += len(rows)
+        return rows
+
+    def _rows(self, batches):
         rows = [b["image"][np.asarray(b["weights"]) > 0] for b in batches]
-        self.images_encoded += sum(map(len, rows))
         return np.concatenate(rows).astype(np.float32)
 
     def texts(self, texts):
         return np.eye(4, dtype=np.float32)[[self.directions[t.split()[-1]] for t in texts]]
+
+    def image_tokens(self, batches):
+        return self._rows(batches).argmax(axis=1)
+
+    def text_tokens(self, texts):
+        return np.array([self.directions[t.split()[-1]] for t in texts])
+
+    def judge(self, image_tokens, text_tokens, images, texts):
+        """Nearly sure that blue may be called grey."""
+        return 9.0 * ((image_tokens[images] == 2) & (text_tokens[texts] == 3))
+
+    def scale(self):
+        return 10.0
 
 
 class Squares:
@@ -115,18 +132,30 @@ class Squares:
 # By hand. Retrieval: image 2 (blue) scores all captions 0, so its own, number 3, is fourth; image 3
 # ties its own caption with number 3: second. Caption 3 finds images 3, 0, 1, then its own: fourth.
 # Zero-shot "light": blue and green tie between the two classes, and red is the lower index.
+# Again, with 9 more for blue and grey: image 2 finds its caption first of the four that are judged,
+# caption 3 its image second (9 below 10), and nothing else moves.
+RETRIEVAL = {
+    "image_to_text_recall@1": 0.5,
+    "image_to_text_recall@3": 0.75,
+    "image_to_text_median_rank": 1.5,
+    "text_to_image_recall@1": 0.8,
+    "text_to_image_recall@3": 0.8,
+    "text_to_image_median_rank": 1.0,
+}
 CONTRACT = {
-    "retrieval": (
-        dict(ks=(1, 3)),
+    "rerank": (
+        dict(ks=(1, 3), depth=4),
         {
-            "image_to_text_recall@1": 0.5,
-            "image_to_text_recall@3": 0.75,
-            "image_to_text_median_rank": 1.5,
+            "image_to_text_recall@1": 0.75,
+            "image_to_text_recall@3": 1.0,
+            "image_to_text_median_rank": 1.0,
             "text_to_image_recall@1": 0.8,
-            "text_to_image_recall@3": 0.8,
+            "text_to_image_recall@3": 1.0,
             "text_to_image_median_rank": 1.0,
-        },
+        }
+        | {f"towers/{name}": value for name, value in RETRIEVAL.items()},
     ),
+    "retrieval": (dict(ks=(1, 3)), RETRIEVAL),
     "zero_shot": (
         dict(sets=("hue", "light")),
         {
@@ -179,6 +208,20 @@ def test_evaluation_of_a_diverged_model_is_an_error(name):
     encoder.texts = lambda texts: np.full((len(texts), 4), np.nan)
     with pytest.raises(ValueError, match="NaN"):
         EVALS[name](encoder, Squares(), **CONTRACT[name][0])
+
+
+def test_what_lies_below_the_depth_keeps_its_place():
+    options = dict(ks=(1, 3), depth=3)
+    metrics = EVALS["rerank"](Words(), Squares(), **options).metrics
+    # Image 2's caption and caption 3's image are fourth: they are not judged.
+    assert {name: metrics[name] for name in RETRIEVAL} == RETRIEVAL
+
+
+def test_a_diverged_judge_is_an_error():
+    encoder = Words()
+    encoder.judge = lambda *_: np.full(16, np.nan)
+    with pytest.raises(ValueError, match="16 of 16 judgements are NaN"):
+        EVALS["rerank"](encoder, Squares(), ks=(1,), depth=4)
 
 
 def test_zero_shot_details_name_each_set():

@@ -31,9 +31,11 @@ CAPTIONS = {
     "text": PAIR["text"] | {"pool": "cls"},
     "decoder": {"name": "caption_decoder", "vocab_size": 20, **SIZE},
 }
+FUSED = PAIR | {"fusion": {"name": "cross_encoder", **SIZE}}
 TINY = {
     "coca": CAPTIONS,
     "dual_encoder": PAIR,
+    "fusion_encoder": FUSED,
     "vild": PAIR,
     "shared_encoder": {**IMAGE, **TEXT, **SIZE, "embed_dim": EMBED_DIM},
 }

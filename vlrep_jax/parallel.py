@@ -231,15 +231,18 @@ def pmap_state_sharding(axis_name: str = "data") -> NamedSharding:
     return replicated(Mesh(jax.devices(), (axis_name,), axis_types=(AxisType.Auto,)))
 
 
-def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+def put_batch(batch: Mapping, mesh: Mesh) -> dict:
     """This process's rows of the global batch onto its devices, as arrays that span all processes.
+
+    Args:
+      batch: a tree of arrays [b, ...].
 
     Raises:
       ValueError: the rows cannot be split evenly over this process's devices.
     """
     sharding = batch_sharding(mesh)
-    check_divides(len(next(iter(batch.values()))), mesh.local_mesh.size)
-    return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
+    check_divides(len(jax.tree.leaves(batch)[0]), mesh.local_mesh.size)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
 
 
 def put_pmap_batch(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

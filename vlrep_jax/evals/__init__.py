@@ -5,16 +5,21 @@ same on a training state, on other projects' weights and on hand-made arrays.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from vlrep_jax.evals.rerank import rerank
 from vlrep_jax.evals.retrieval import chance, retrieval
 from vlrep_jax.evals.zero_shot import accuracy, class_embeddings, per_class_accuracy, predict
 
 
 class Encoder(Protocol):
-    """A model as evaluations see it; both return L2-normalised float32[n, d] on the host."""
+    """A model as evaluations see it; `images` and `texts` give L2-normalised float32[n, d].
+
+    `encoder.Encoder` is one, and says what else one of a model that reads pairs has.
+    """
 
     def images(self, batches: Iterable[Mapping]) -> np.ndarray:
         """Embeds dicts of `image` and `index`; rows of index -1 are padding, left out."""
@@ -70,6 +75,37 @@ def evaluate_retrieval(encoder, data, *, image=None, ks=(1, 5, 10), chunk=1024, 
     return EvalResult(metrics, dict(image=image, text=text, image_of_text=owners, chance=odds))
 
 
+def evaluate_rerank(encoder, data, *, image=None, depth=16, ks=(1, 5, 10), chunk=1024, mesh=None):
+    """`rerank.rerank` over the data's captions, by a model that judges pairs.
+
+    Args:
+      encoder, data, image: as in `evaluate_retrieval`.
+      depth, ks, chunk, mesh: as in `rerank.rerank`.
+
+    Returns:
+      Its metrics, and under `towers/` those of the same lists before; details: as
+      `evaluate_retrieval`, and `order`, by direction int32[queries, depth].
+
+    Raises:
+      ValueError: the model judges no pairs; or as `rerank.rerank`.
+    """
+    towers = evaluate_retrieval(encoder, data, image=image, ks=ks, chunk=chunk, mesh=mesh)
+    image_tokens = encoder.image_tokens(data.image_batches())
+    text_tokens = encoder.text_tokens(data.captions)
+    details = towers.details
+    metrics, order = rerank(
+        *(details[name] for name in ("image", "text", "image_of_text")),
+        partial(encoder.judge, image_tokens, text_tokens),
+        scale=encoder.scale(),
+        depth=depth,
+        ks=ks,
+        chunk=chunk,
+        mesh=mesh,
+    )
+    before = {f"towers/{name}": value for name, value in towers.metrics.items()}
+    return EvalResult(metrics | before, details | {"order": order})
+
+
 def evaluate_zero_shot(encoder, data, *, sets, image=None, chunk=1024, mesh=None):
     """`zero_shot.zero_shot` over one or several of the data's class sets.
 
@@ -107,14 +143,15 @@ def evaluate_zero_shot(encoder, data, *, sets, image=None, chunk=1024, mesh=None
     return EvalResult({"top1": mean, **metrics}, dict(image=image, sets=details))
 
 
-def check_sizes(*, ks=(1,), chunk=1, **_) -> None:
-    """Raises ValueError where the depths of recall or the size of a chunk make no sense."""
+def check_sizes(*, ks=(1,), chunk=1, depth=1, **_) -> None:
+    """Raises ValueError where the depths of recall or the sizes of an evaluation make no sense."""
     if not isinstance(ks, list | tuple) or not ks or not all(map(_is_count, ks)):
         raise ValueError(
             f"ks={ks!r} must be a list of whole numbers from 1 on, such as (1, 5, 10)."
         )
-    if not _is_count(chunk):
-        raise ValueError(f"chunk={chunk!r} must be a whole number from 1 on.")
+    for name, size in (("chunk", chunk), ("depth", depth)):
+        if not _is_count(size):
+            raise ValueError(f"{name}={size!r} must be a whole number from 1 on.")
 
 
 def _is_count(x):
@@ -122,6 +159,7 @@ def _is_count(x):
 
 
 EVALS = {
+    "rerank": evaluate_rerank,
     "retrieval": evaluate_retrieval,
     "zero_shot": evaluate_zero_shot,
 }

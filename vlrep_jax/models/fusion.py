@@ -17,7 +17,7 @@ from vlrep_jax.models.transformer import l2_normalize
 
 
 class TextTokens(NamedTuple):
-    """A text as the fusion layers read it: tokens [b, l, w], and which are no padding, bool[b, l]."""
+    """A text as fusion layers read it: tokens [b, l, w], and which are no padding, bool[b, l]."""
 
     tokens: jax.Array
     seen: jax.Array
