@@ -19,12 +19,14 @@ def get_config():
         "fusion": {
             "name": "cross_encoder",
             "width": 128,
-            "depth": 2,
+            "depth": 1,
             "heads": 4,
             "activation": "quick_gelu",
         },
     }
     config.matching_weight = 1.0
+    config.steps = 300
+    config.eval_every = config.checkpoint_every = 100
     unseen = config.evals.unseen.source.to_dict()
     config.evals = {
         "unseen": {"name": "rerank", "source": unseen},

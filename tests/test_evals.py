@@ -111,6 +111,11 @@ class Words:
     def scale(self):
         return 10.0
 
+    def answers(self, batches, questions, blank=False):
+        """The image's hue, whatever is asked; without the image always green."""
+        hues = self._rows(batches).argmax(axis=1) if not blank else np.full(len(questions), 1)
+        return [*self.directions], np.eye(4, dtype=np.float32)[hues]
+
 
 class Squares:
     """Red, green, blue and grey squares in two batches, the second one padded."""
@@ -129,7 +134,30 @@ class Squares:
         return Classes(names, ["a {}", "one {}"], np.array(labels))
 
 
-# By hand. Retrieval: image 2 (blue) scores all captions 0, so its own, number 3, is fourth; image 3
+class Questions(Squares):
+    """What the squares are asked; annotators see the blue one as grey, or do not agree."""
+
+    captions = ("which hue?", "which hue?", "which hue?", "is it?")
+    image_of_caption = np.arange(4)
+
+    def labels(self, name):
+        given = [["red"] * 10, ["green"] * 10, ["grey"] * 8 + ["Blue."] * 2, ["yes"] * 10]
+        return {"answers": given, "question_type": ["hue", "hue", "hue", "yes/no"]}[name]
+
+
+DATA = {"answers": Questions}  # of the other evaluations: Squares
+# Those that embed each image once, for the next as well.
+EMBEDDING = [name for name in EVALS if name != "answers"]
+
+
+def data_of(name):
+    return DATA.get(name, Squares)()
+
+
+# By hand. Answers: red and green are right, "blue" is that of two annotators in ten, 0.6, and yes
+# is no hue. Without the image green alone is right. One answer to all hues is right for one of
+# three, or for all that the eight annotators say, 1; yes is right for its kind; grey for a quarter.
+# Retrieval: image 2 (blue) scores all captions 0, so its own, number 3, is fourth; image 3
 # ties its own caption with number 3: second. Caption 3 finds images 3, 0, 1, then its own: fourth.
 # Zero-shot "light": blue and green tie between the two classes, and red is the lower index.
 # Again, with 9 more for blue and grey: image 2 finds its caption first of the four that are judged,
@@ -143,6 +171,23 @@ RETRIEVAL = {
     "text_to_image_median_rank": 1.0,
 }
 CONTRACT = {
+    "answers": (
+        {},
+        {
+            "accuracy": pytest.approx((1 + 1 + 0.6 + 0) / 4),
+            "without_picture": 0.25,
+            "majority": 0.5,
+            "majority_overall": 0.25,
+            "hue/accuracy": pytest.approx(2.6 / 3),
+            "hue/without_picture": pytest.approx(1 / 3),
+            "hue/majority": pytest.approx(1 / 3),
+            "hue/questions": 3.0,
+            "yes/no/accuracy": 0.0,
+            "yes/no/without_picture": 0.0,
+            "yes/no/majority": 1.0,
+            "yes/no/questions": 1.0,
+        },
+    ),
     "rerank": (
         dict(ks=(1, 3), depth=4),
         {
@@ -176,14 +221,14 @@ def test_contract_covers_every_evaluation():
 @pytest.mark.parametrize("name", EVALS)
 def test_evaluation_has_the_known_score(name):
     options, expected = CONTRACT[name]
-    result = EVALS[name](Words(), Squares(), **options)
+    result = EVALS[name](Words(), data_of(name), **options)
     assert isinstance(result, EvalResult)
     assert result.metrics == expected
     assert all(type(value) is float for value in result.metrics.values())
-    assert result.details["image"].shape == (4, 4)
+    assert name not in EMBEDDING or result.details["image"].shape == (4, 4)
 
 
-@pytest.mark.parametrize("name", EVALS)
+@pytest.mark.parametrize("name", EMBEDDING)
 def test_evaluation_takes_embedded_images(name):
     options, expected = CONTRACT[name]
     first, encoder = EVALS[name](Words(), Squares(), **options), Words()
@@ -198,11 +243,11 @@ def test_evaluation_runs_on_a_mesh(name, devices):
     mesh = jax.make_mesh(
         (devices,), ("data",), devices=jax.devices()[:devices], axis_types=(AxisType.Auto,)
     )
-    options = options | dict(mesh=mesh, chunk=3)
-    assert EVALS[name](Words(), Squares(), **options).metrics == expected
+    options = options | dict(mesh=mesh) | (dict(chunk=3) if name in EMBEDDING else {})
+    assert EVALS[name](Words(), data_of(name), **options).metrics == expected
 
 
-@pytest.mark.parametrize("name", EVALS)
+@pytest.mark.parametrize("name", EMBEDDING)
 def test_evaluation_of_a_diverged_model_is_an_error(name):
     encoder = Words()
     encoder.texts = lambda texts: np.full((len(texts), 4), np.nan)
@@ -222,6 +267,14 @@ def test_a_diverged_judge_is_an_error():
     encoder.judge = lambda *_: np.full(16, np.nan)
     with pytest.raises(ValueError, match="16 of 16 judgements are NaN"):
         EVALS["rerank"](encoder, Squares(), ks=(1,), depth=4)
+    encoder.answers = lambda *_, blank=False: (["a"], np.full((4, 1), np.nan))
+    with pytest.raises(ValueError, match="An answer's logit is NaN"):
+        EVALS["answers"](encoder, Questions())
+
+
+def test_captions_that_are_no_questions_are_an_error():
+    with pytest.raises(ValueError, match="one caption, a question"):
+        EVALS["answers"](Words(), Squares())
 
 
 def test_zero_shot_details_name_each_set():

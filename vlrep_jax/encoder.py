@@ -94,8 +94,17 @@ class Encoder:
         """Of similarities as logits."""
         return float(self.model.apply({"params": self.params}, method="scale_and_bias")[0])
 
-    def answers(self, batches: Iterable[Mapping], questions: Sequence[str]) -> np.ndarray:
-        """Logits float32[n, a] of the model's answers to questions[i] about picture i.
+    def answers(
+        self, batches: Iterable[Mapping], questions: Sequence[str], *, blank: bool = False
+    ) -> tuple[Sequence[str], np.ndarray]:
+        """What the model answers to questions[i] about picture i.
+
+        Args:
+          batches: as of `images`.
+          blank: every picture is the mean colour of pictures instead.
+
+        Returns:
+          Its a answers, and logits float32[n, a].
 
         Raises:
           ValueError: the model has no answers.
@@ -105,9 +114,15 @@ class Encoder:
         def asked():
             for batch in batches:
                 texts = [questions[i] if i >= 0 else "" for i in batch["index"]]
-                yield {**batch, "text": self.tokenizer(texts, self.context_length)}
+                image = batch["image"]
+                yield {
+                    # Float pixels count as normalised.
+                    "image": np.zeros(image.shape, np.float32) if blank else image,
+                    "text": self.tokenizer(texts, self.context_length),
+                    "index": batch["index"],
+                }
 
-        return self._rows("answer", asked())
+        return self.model.answers, self._rows("answer", asked())
 
     def _check(self, what, answers):
         model = self.model

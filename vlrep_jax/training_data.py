@@ -66,6 +66,7 @@ def make_train_batches(
         process_index=part[0],
         process_count=part[1],
         captions_per_image=data.captions_per_image,
+        answers=config.model.get("answers", ()),
         max_bad_fraction=data.max_bad_fraction,
         decoder=data.decoder,
         on_change=data.on_change,

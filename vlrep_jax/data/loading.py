@@ -5,6 +5,7 @@ from collections import Counter
 
 import numpy as np
 
+from vlrep_jax.answers import accuracies, normalize
 from vlrep_jax.data.caption_choice import not_blank, of_source, one_of_each
 from vlrep_jax.data.decoding import BadImage, decode
 from vlrep_jax.data.picture import Picture
@@ -27,10 +28,12 @@ class TrainLoader:
         cache,
         decoder,
         captions_per_image=1,
+        answers=(),
     ):
         self._source, self._transform = source, transform
         self._caption = of_source(source, caption)
         self._captions_per_image = captions_per_image
+        self._answers = {answer: number for number, answer in enumerate(answers)}
         self._tokenizer, self._context_length, self._seed = tokenizer, context_length, seed
         self._max_pixels, self._decoder = max_pixels, decoder
         self._cached = {} if cache else None
@@ -46,7 +49,7 @@ class TrainLoader:
             The arrays that `pipeline.train_batches` describes, of n rows, and (reason, key, shard)
             of each sample that was replaced.
         """
-        texts, images, pair_ids, bad, reasons = [], [], [], [], []
+        texts, images, pair_ids, bad, reasons, scores = [], [], [], [], [], []
         for offset, (index, sample) in enumerate(self._samples([int(i) for i in indices])):
             position, times = first_position + offset, self._captions_per_image
             rng = np.random.default_rng((self._seed, position))
@@ -55,6 +58,8 @@ class TrainLoader:
             texts.append(text)
             images.append(image)
             pair_ids.append(_pair_id(said, text))
+            if self._answers:
+                scores.append(self._scores(said))
             bad.append(bool(row_reasons))
             reasons.extend(row_reasons[:1])
         ids, truncated = self._tokenizer.encode_batch(texts, self._context_length)
@@ -65,7 +70,21 @@ class TrainLoader:
             "bad": np.asarray(bad, bool),
             "truncated": truncated,
         }
-        return batch, reasons
+        return batch | ({"answers": np.stack(scores)} if scores else {}), reasons
+
+    def _scores(self, sample):
+        """float32[n]: what each of the known answers would get of the sample's annotators."""
+        scores = np.zeros(len(self._answers), np.float32)
+        if "answers" not in sample.labels:
+            raise ValueError(
+                f"The source has no label 'answers', only {sorted(sample.labels)}: a model with "
+                "answers learns from questions, such as those of the source 'vqa'."
+            )
+        for answer, score in accuracies(sample.labels["answers"]).items():
+            number = self._answers.get(answer, self._answers.get(normalize(answer)))
+            if number is not None:
+                scores[number] = score
+        return scores
 
     def _one_caption(self, sample, draw, number):
         """Of one draw of a picture, the row with its caption of that number."""

@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from vlrep_jax.evals.answering import answering
 from vlrep_jax.evals.rerank import rerank
 from vlrep_jax.evals.retrieval import chance, retrieval
 from vlrep_jax.evals.zero_shot import accuracy, class_embeddings, per_class_accuracy, predict
@@ -47,6 +48,9 @@ class EvalData(Protocol):
 
     def class_set(self, name: str) -> ClassSet:
         """The class set of that name."""
+
+    def labels(self, name: str) -> Sequence:
+        """What is known of each image under that name."""
 
 
 class EvalResult(NamedTuple):
@@ -143,6 +147,33 @@ def evaluate_zero_shot(encoder, data, *, sets, image=None, chunk=1024, mesh=None
     return EvalResult({"top1": mean, **metrics}, dict(image=image, sets=details))
 
 
+def evaluate_answers(encoder, data, *, image=None, mesh=None):
+    """`answering.answering` over the data's captions, questions, one an image.
+
+    Args:
+      encoder: of a model with answers.
+      data: an `EvalData` whose label `answers` holds those of each question's annotators, and
+        `question_type` what kind it is of.
+      image, mesh: not needed: pictures and questions are read together.
+
+    Returns:
+      Its metrics; details: `questions`, `chosen` and `blank` (the answers with the picture and
+      without), `confidence` (float32[n], of the chosen), `answers` and `scores` float64[n].
+
+    Raises:
+      ValueError: the model has no answers, or the data are no questions.
+    """
+    del image, mesh
+    questions = list(data.captions)
+    if not np.array_equal(data.image_of_caption, np.arange(len(questions))):
+        raise ValueError("Each image must have one caption, a question.")
+    answers, kinds = data.labels("answers"), data.labels("question_type")
+    names, logits = encoder.answers(data.image_batches(), questions)
+    _, without = encoder.answers(data.image_batches(), questions, blank=True)
+    metrics, details = answering(names, logits, without, answers, kinds)
+    return EvalResult(metrics, details | {"questions": questions})
+
+
 def check_sizes(*, ks=(1,), chunk=1, depth=1, **_) -> None:
     """Raises ValueError where the depths of recall or the sizes of an evaluation make no sense."""
     if not isinstance(ks, list | tuple) or not ks or not all(map(_is_count, ks)):
@@ -159,6 +190,7 @@ def _is_count(x):
 
 
 EVALS = {
+    "answers": evaluate_answers,
     "rerank": evaluate_rerank,
     "retrieval": evaluate_retrieval,
     "zero_shot": evaluate_zero_shot,
