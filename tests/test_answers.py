@@ -45,7 +45,7 @@ def test_an_answer_is_normalised_as_by_hand(answer, expected):
 
 @pytest.mark.parametrize(("given", "expected"), [(1, 0.3), (2, 0.6), (3, 0.9), (4, 1.0), (9, 1.0)])
 def test_an_answer_of_some_of_ten_annotators_has_its_share(given, expected):
-    """Of two: leaving one of them out leaves 1 / 3, twice, anyone else 2 / 3, eight times: 6 / 10."""
+    """Of two: without one of them 1 / 3, twice, without anyone else 2 / 3, eight times: 6 / 10."""
     answers = ["two"] * given + [f"other {i}" for i in range(10 - given)]
     assert accuracy("2", answers) == pytest.approx(expected)
     assert accuracies(answers)["2"] == pytest.approx(expected)

@@ -10,6 +10,7 @@ from data_files import write_csv, write_folder, write_pictures
 from emoji_data import emoji_dir, flat
 from PIL import Image
 from tars import shards
+from test_answers import write_files
 
 from vlrep_jax.build import build
 from vlrep_jax.data import zero_shot_sets
@@ -69,6 +70,7 @@ def sections(nested_dir, tmp_path_factory):
     nested = {"image": "picture", "captions": "captions.text", "key": "meta.file"}
     made = [
         {"name": "emoji_captions", "data_dir": str(emoji_dir()), "split": "unseen"},
+        {"name": "emoji_questions", "data_dir": str(emoji_dir()), "split": "unseen"},
         files,
         {"name": "folder", "path": str(folder)},
         {
@@ -81,6 +83,7 @@ def sections(nested_dir, tmp_path_factory):
         {"name": "subset", "source": files, "first": 3, "salt": "x"},
         {"name": "tar", "path": shards(tmp_path_factory.mktemp("tar"), 3, 4)},
         {"name": "tfds", "path": str(nested_dir), "split": "train", **nested},
+        {"name": "vqa", **write_files(tmp_path_factory.mktemp("vqa"))},
     ]
     return {section["name"]: section for section in made}
 

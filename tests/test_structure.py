@@ -19,7 +19,8 @@ FILES = {
 # `models` and `data` are held to more below.
 LAYERS = (
     ("cli",),
-    ("classify", "commands", "embed", "vqa"),
+    ("commands",),
+    ("classify", "embed", "vqa"),
     ("run", "plan", "data_tools", "config_files"),
     ("hosts", "skipping"),
     ("initial",),

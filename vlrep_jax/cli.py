@@ -6,7 +6,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from vlrep_jax.commands import data
+from vlrep_jax.commands import data, vqa
 from vlrep_jax.config_files import load_config, override_config
 from vlrep_jax.exits import INTERRUPTED_CODE, STOPPED_CODE, USER_ERRORS, code_of
 
@@ -21,6 +21,7 @@ REQUIRED = {
     "convert": ("--layout",),
     "export": ("--model", "--out"),
     "classify": ("--model", "--images", "--labels"),
+    "vqa": ("--model", "--image", "--question"),
 }
 CONFIG_HELP = (
     "--config.KEY=VALUE changes one value of the recipe, for example --config.seed=1 or "
@@ -172,6 +173,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     classify.add_argument("--json", action="store_true", help="print one JSON object a picture")
 
     data.add(commands, _command)
+    vqa.add(commands, _command)
 
     args, rest = parser.parse_known_args(argv)
     config_args = [arg for arg in rest if arg.startswith("--config.")]

@@ -24,7 +24,13 @@ from vlrep_jax.experiment import (
     make_tokenizer,
 )
 from vlrep_jax.initial import find_initial
-from vlrep_jax.report import RetrievalPanel, ZeroShotPanel, contact_sheet, write_report
+from vlrep_jax.report import (
+    RetrievalPanel,
+    ZeroShotPanel,
+    contact_sheet,
+    write_answers,
+    write_report,
+)
 from vlrep_jax.retention import Keep
 from vlrep_jax.skipping import Skipped
 from vlrep_jax.stopping import Stop
@@ -284,12 +290,16 @@ class Session:
         self.clock.lap("saving")
         panel, class_sets = None, {}
         for name, result in self.results.items():
-            if "image_of_text" in result.details and panel is None:
+            # The page ranks by embeddings, which is not the order of what is ranked again.
+            is_plain = "image_of_text" in result.details and "order" not in result.details
+            if is_plain and panel is None:
                 data = self.evaluations.data[name]
                 # No mesh: only this process is here.
                 panel = RetrievalPanel.of(name, result.details, data.pictures(), data.captions)
             for class_set, details in result.details.get("sets", {}).items():
                 class_sets[class_set] = ZeroShotPanel(**details)
+            if "questions" in result.details:
+                self._report_answers(name, result)
         self.clock.lap("evaluating")
         if panel is not None:
             contact_sheet(self.workdir / "retrievals.png", panel)
@@ -305,6 +315,17 @@ class Session:
             timing=self.clock.seconds,
         )
         self.writer.say(f"Finished step {self.config.steps}. The report is {path}")
+
+    def _report_answers(self, name, result):
+        path = self.workdir / f"answers-{name}.html"
+        write_answers(
+            path,
+            title=f"{self.workdir.name}: answers on {name}",
+            metrics=result.metrics,
+            details=result.details,
+            pictures=self.evaluations.data[name].pictures(),
+        )
+        self.writer.say(f"Answers, right and wrong, are in {path}")
 
     def _expect(self, phase, is_start=False):
         """Tells the watchdog what begins, and how long it may last."""
