@@ -1,13 +1,13 @@
 """Fusion layers: what they read of a pair, how they are trained over devices, what is refused."""
 
-from functools import cache, partial
+from functools import cache
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from test_coca_training import WIRINGS, batch
-from tiny_models import FUSED, IMAGES, SIZE, TOKENS, create, drawn, params_of
+from tiny_models import FUSED, IMAGES, TOKENS, create, drawn, params_of
 from two_processes import small_config
 
 from vlrep_jax import models
@@ -141,23 +141,27 @@ def test_the_loss_is_the_weighted_sum_of_its_terms_and_all_layers_learn():
     assert all("['key']['bias']" in jax.tree_util.keystr(path) for path in still), still
 
 
-def test_captions_are_learnt_beside_where_there_is_a_decoder():
-    decoder = {"name": "caption_decoder", "vocab_size": 20, **SIZE}
-    model = models.create("fusion_encoder", **FUSED, decoder=decoder)
+def test_captions_are_learnt_beside_by_the_same_layers():
+    model = models.create("fusion_encoder", **FUSED, captions=True)
     params = drawn(model, IMAGES, TOKENS)
     options = {"captioning": captioning, "captioning_weight": 2.0}
     objective = jax.jit(fused(model, softmax, draw_negatives, matching, **options))
     value, metrics = objective(params, batch(), jax.random.key(0))
     parts = metrics["contrastive"] + metrics["matching"] + 2 * metrics["captioning"]
     np.testing.assert_allclose(value, parts, rtol=1e-6)
-    caption = partial(model.apply, {"params": params}, method="caption_logits")
-    logits = caption(batch()["image"], batch()["text"])
+    logits = model.apply({"params": params}, batch()["image"], batch()["text"]).words
+    # A token is predicted from the image and from those before it.
+    other = batch()["text"].copy()
+    other[:, 4:] = 3
+    changed = model.apply({"params": params}, batch()["image"], other).words - logits
+    assert not np.abs(changed[:, :4]).any() and np.abs(changed[:, 4:]).any()
     expected, _ = captioning(*token_costs(logits, batch()["text"][:, 1:]))
     np.testing.assert_allclose(metrics["captioning"], expected, rtol=1e-5)
 
 
 def test_a_weight_that_does_not_fit_the_model_is_refused():
     for model, weight, message in (
+        (FUSED | {"captions": True}, 1.0, r"captioning_weight=0\.0 with FusionEncoder"),
         (FUSED, 0.0, r"matching_weight=0\.0 with FusionEncoder of 0 answers"),
         (FUSED | {"answers": ANSWERS}, 1.0, r"matching_weight=1\.0 with FusionEncoder of 3"),
     ):

@@ -261,8 +261,9 @@ def check_vocabulary(tokenizer: Tokenizer, model) -> None:
             f"{tokenizer.eos_id} of {tokenizer.vocab_size}: set config.model.text.pool='last', or "
             "use the tokenizer 'clip' or 'bpe'."
         )
-    for key, pool in (("eos_id", "eos"), ("pad_id", "cls")):
-        if getattr(text, "pool", "") == pool and getattr(text, key) != getattr(tokenizer, key):
+    reads_padding = isinstance(model, models.FusionEncoder) or getattr(text, "pool", "") == "cls"
+    for key, matters in (("eos_id", getattr(text, "pool", "") == "eos"), ("pad_id", reads_padding)):
+        if matters and getattr(text, key) != getattr(tokenizer, key):
             raise ValueError(
                 f"The text tower has {key}={getattr(text, key)}, but this tokenizer's is "
                 f"{getattr(tokenizer, key)}: set config.model.text.{key}."
@@ -282,11 +283,12 @@ def check_vocabulary(tokenizer: Tokenizer, model) -> None:
 def _check_parts(config, model, params):
     """Raises ValueError where a part of the model would be trained otherwise than it looks."""
     kind, answers = type(model).__name__, len(getattr(model, "answers", ()))
-    decoder = getattr(model, "decoder", None) is not None and not answers
-    if decoder != bool(config.captioning_weight):
+    writes = isinstance(model, models.CoCa) or (getattr(model, "captions", False) and not answers)
+    if writes != bool(config.captioning_weight):
         raise ValueError(
             f"config.captioning_weight={config.captioning_weight} with {kind}: a "
-            "CoCa's decoder learns by it (2.0 in the paper), and other models have none (0.0)."
+            "CoCa's decoder learns by it (2.0 in the paper), and a FusionEncoder with captions; "
+            "other models write none (0.0)."
         )
     judges = isinstance(model, models.FusionEncoder) and not answers
     if judges != bool(config.matching_weight):

@@ -229,8 +229,8 @@ def fused(
     Args:
       model: a `models.FusionEncoder` without answers.
       draw: `losses.draw_negatives`, `matching`: `losses.matching`, `captioning`:
-        `losses.captioning`, each with its axis bound or as an island made by `per_shard`; without a
-        captioning loss the model's decoder is not run.
+        `losses.captioning`, each with its axis bound or as an island made by `per_shard`; the last
+        is None for a model without captions.
       weight, captioning_weight: of the two losses beside the contrastive one.
       chunks: as in `contrastive`, but the tokens of all rows are alive, for they are what pairs are
         drawn from.
@@ -253,9 +253,9 @@ def fused(
         )
         if captioning is None:
             return image, text, None
-        logits = module.decoder(text[1].tokens[:, :-1], image[1], train=train)
+        logits = module.write(image[1], text[1], train=train)
         # Of few rows: logits are the largest thing there is.
-        return image, text, token_costs(logits, tokens[:, 1:], pad_id=module.pad_id)
+        return image, text, token_costs(logits, tokens[:, 1:], pad_id=module.text.pad_id)
 
     def encode(params, pairs, key):
         def rows(pairs, key):

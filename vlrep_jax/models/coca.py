@@ -154,7 +154,7 @@ class CoCa(DualEncoder):
 
     def caption_logits(self, images, tokens, *, train=False):
         """Logits float32[b, l - 1, v] of tokens 1 to l - 1 of each text, given those before it."""
-        return CoCa.__call__(self, images, tokens, train=train).logits
+        return self(images, tokens, train=train).logits
 
     def __call__(self, images, tokens, *, train=False):
         image, image_tokens = self.image_tokens(images, train=train)

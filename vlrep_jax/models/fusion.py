@@ -1,7 +1,8 @@
 """Cross-attention of a text over an image on top of two towers (ALBEF, arXiv:2107.07651).
 
 The towers compare every image with every text by a product; the fusion layers read one image and
-one text together, token by token, and judge the pair or answer the text, a question.
+one text together, token by token, and judge the pair or answer the text, a question. The same
+layers write captions where each token sees only those before it (BLIP, arXiv:2201.12086).
 """
 
 from collections.abc import Sequence
@@ -12,7 +13,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.initializers import normal
 
-from vlrep_jax.models.coca import CoCa, CrossTower
+from vlrep_jax.models.coca import CrossTower
+from vlrep_jax.models.dual_encoder import DualEncoder
 from vlrep_jax.models.transformer import l2_normalize
 
 
@@ -24,17 +26,22 @@ class TextTokens(NamedTuple):
 
 
 class Fused(NamedTuple):
-    """`Embeddings`, and the logits float32[b, 1] of a pair or float32[b, n] of n answers."""
+    """`Embeddings`, and what the fusion layers make of each pair.
+
+    logits: float32[b, 1] of a pair, or float32[b, n] of n answers. words: float32[b, l - 1, v] of
+    every token but the first, or None.
+    """
 
     image: jax.Array
     text: jax.Array
     scale: jax.Array
     bias: jax.Array | None
     logits: jax.Array
+    words: jax.Array | None
 
 
 class CrossEncoder(CrossTower):
-    """Tokens of a text and [b, n, w] of an image -> features [b, width], the mean over the text.
+    """Tokens [b, l, width] of a text and [b, n, w] of an image -> [b, l, width].
 
     Attributes: see `CrossTower`.
     """
@@ -43,32 +50,29 @@ class CrossEncoder(CrossTower):
     depth: int = 6
 
     @nn.compact
-    def __call__(self, text: TextTokens, image, *, train=False):
-        mask = text.seen[:, None, None]
-        x = self.cross_layers(text.tokens, image, mask=mask, train=train)
-        x = nn.LayerNorm(epsilon=self.ln_eps, dtype=self.dtype, name="ln_final")(x)
-        # A text without any token has the mean 0.
-        seen = text.seen[:, :, None].astype(x.dtype)
-        return (x * seen).sum(axis=1) / jnp.maximum(seen.sum(axis=1), 1)
+    def __call__(self, tokens, image, *, mask=None, causal=False, train=False):
+        x = self.cross_layers(tokens, image, mask=mask, causal=causal, train=train)
+        return nn.LayerNorm(epsilon=self.ln_eps, dtype=self.dtype, name="ln_final")(x)
 
 
-class FusionEncoder(CoCa):
+class FusionEncoder(DualEncoder):
     """A dual encoder, and layers that read an image and a text together.
 
     Attributes:
       image: a ViT. text: a TextTransformer. scale_init, bias_init: as in `DualEncoder`.
-      fusion: called as fusion(`TextTokens`, image tokens [b, n, w], train=bool) -> [b, width].
+      fusion: called as fusion(text tokens, image tokens, mask=..., causal=bool, train=bool).
       answers: what the head tells apart, texts; empty for a head that judges pairs.
-      decoder: of captions, as in `CoCa`, for a text tower that is causal; None for no captions.
-      pad_id: token ids that the fusion layers do not look at.
+      captions: whether the fusion layers learn to write captions too; the text tower is then
+        causal.
 
     Raises:
-      ValueError: from `setup`, where an answer stands twice.
+      ValueError: from `setup`, where an answer stands twice, or captions of a text tower that sees
+        what they are to predict.
     """
 
     fusion: nn.Module = None
     answers: Sequence[str] = ()
-    pad_id: int = 0
+    captions: bool = False
 
     def __post_init__(self):
         self.answers = tuple(self.answers)  # a list of a config could not be hashed
@@ -79,18 +83,37 @@ class FusionEncoder(CoCa):
         if len(set(self.answers)) < len(self.answers):
             raise ValueError("model.answers holds one of them twice.")
         self.head = nn.Dense(len(self.answers) or 1, kernel_init=normal(0.02))
+        if self.captions:
+            if not self.text.causal:
+                raise ValueError("model.captions needs model.text.causal=True.")
+            std = self.fusion.width**-0.5
+            self.words = nn.Dense(self.text.vocab_size, use_bias=False, kernel_init=normal(std))
+
+    def image_tokens(self, images, *, train=False):
+        """(features float32[b, d], L2-normalised, tokens [b, n, w]) of images."""
+        features, tokens = self.image(images, train=train, with_tokens=True)
+        return l2_normalize(features), tokens
 
     def text_tokens(self, tokens, *, train=False):
         """(features float32[b, d], L2-normalised, `TextTokens`) of ids int32[b, l]."""
         features, text = self.text(tokens, train=train, with_tokens=True)
-        return l2_normalize(features), TextTokens(text, tokens != self.pad_id)
+        return l2_normalize(features), TextTokens(text, tokens != self.text.pad_id)
 
     def fuse(self, image, text: TextTokens, *, train=False):
         """Logits float32[b, 1] that images and texts are pairs, or float32[b, n] of the answers.
 
         A pair's logit is what the two together tell beyond their similarity, see `losses.matching`.
         """
-        return self.head(self.fusion(text, image, train=train).astype(jnp.float32))
+        x = self.fusion(text.tokens, image, mask=text.seen[:, None, None], train=train)
+        # A text without any token has the mean 0.
+        seen = text.seen[:, :, None].astype(jnp.float32)
+        mean = (x.astype(jnp.float32) * seen).sum(axis=1) / jnp.maximum(seen.sum(axis=1), 1)
+        return self.head(mean)
+
+    def write(self, image, text: TextTokens, *, train=False):
+        """Logits float32[b, l - 1, v] of tokens 1 to l - 1 of texts, given those before it."""
+        x = self.fusion(text.tokens[:, :-1], image, causal=True, train=train)
+        return self.words(x.astype(jnp.float32))
 
     def answer(self, images, tokens, *, train=False):
         """Logits float32[b, n] of the answers to questions, ids int32[b, l], about images."""
@@ -101,7 +124,6 @@ class FusionEncoder(CoCa):
     def __call__(self, images, tokens, *, train=False):
         image, image_tokens = self.image_tokens(images, train=train)
         text, text_tokens = self.text_tokens(tokens, train=train)
-        if self.decoder is not None:  # its parameters, where the model is initialised
-            self.decoder(text_tokens.tokens[:, :-1], image_tokens, train=train)
         logits = self.fuse(image_tokens, text_tokens, train=train)
-        return Fused(image, text, *self.scale_and_bias(), logits)
+        words = self.write(image_tokens, text_tokens, train=train) if self.captions else None
+        return Fused(image, text, *self.scale_and_bias(), logits, words)

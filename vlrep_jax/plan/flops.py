@@ -18,7 +18,8 @@ _WINDOW = re.compile(r"(\w+)=([0-9x_\-]+)")
 def forward(model, image_size: int, context_length: int) -> dict[str, int]:
     """FLOPs of one picture and one text through a model in training: {'image': n, 'text': m}.
 
-    A model that writes captions adds those of its 'decoder'. Attention is counted whole, causal or
+    A model that reads both together adds those of its 'decoder', or of its 'fusion' for one pair;
+    training judges three a row. Attention is counted whole, causal or
     not; patches that training drops are not counted.
     """
     images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
@@ -34,8 +35,9 @@ def forward(model, image_size: int, context_length: int) -> dict[str, int]:
         return of_jaxpr(jax.make_jaxpr(run)(params, key, *inputs).jaxpr)
 
     flops = {"image": traced("encode_image", images), "text": traced("encode_text", tokens)}
-    if "decoder" in params:
-        flops["decoder"] = traced("caption_logits", images, tokens) - sum(flops.values())
+    for part in ("decoder", "fusion"):
+        if part in params:
+            flops[part] = traced(None, images, tokens) - sum(flops.values())
     return flops
 
 
