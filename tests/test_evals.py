@@ -105,8 +105,10 @@ class Words:
         return np.array([self.directions[t.split()[-1]] for t in texts])
 
     def judge(self, image_tokens, text_tokens, images, texts):
-        """Nearly sure that blue may be called grey."""
-        return 9.0 * ((image_tokens[images] == 2) & (text_tokens[texts] == 3))
+        """Nearly sure that blue may be called grey; and grey is said often, whatever is shown."""
+        logits = 9.0 * ((image_tokens[images] == 2) & (text_tokens[texts] == 3))
+        told = np.where(text_tokens[texts] == 3, -1.0, -5.0)
+        return np.stack([logits, told], axis=1)
 
     def scale(self):
         return 10.0
@@ -264,7 +266,7 @@ def test_what_lies_below_the_depth_keeps_its_place():
 
 def test_a_diverged_judge_is_an_error():
     encoder = Words()
-    encoder.judge = lambda *_: np.full(16, np.nan)
+    encoder.judge = lambda *pairs: np.full((len(pairs[-1]), 1), np.nan)
     with pytest.raises(ValueError, match="16 of 16 judgements are NaN"):
         EVALS["rerank"](encoder, Squares(), ks=(1,), depth=4)
     encoder.answers = lambda *_, blank=False: (["a"], np.full((4, 1), np.nan))

@@ -73,6 +73,22 @@ def test_a_fusion_of_another_width_is_refused():
         models.create("fusion_encoder", **other).init(jax.random.key(0), IMAGES, TOKENS)
 
 
+def test_what_a_picture_tells_of_a_text_is_the_sum_over_its_tokens():
+    model = models.create("fusion_encoder", **FUSED, captions=True)
+    params = {"params": drawn(model, IMAGES, TOKENS)}
+    image, text = (
+        model.apply(params, x, method=f"{side}_tokens")[1]
+        for side, x in (("image", IMAGES), ("text", TOKENS))
+    )
+    found = model.apply(params, image, text, method="judge")
+    np.testing.assert_allclose(found[:, :1], model.apply(params, image, text, method="fuse"))
+    words = np.float64(model.apply(params, IMAGES, TOKENS).words)
+    log_p = words - np.log(np.exp(words).sum(axis=-1, keepdims=True))
+    for row, ids in enumerate(TOKENS):
+        told = sum(log_p[row, place, ids[place + 1]] for place in range(5) if ids[place + 1])
+        np.testing.assert_allclose(found[row, 1], told, rtol=1e-5)
+
+
 # Training.
 
 

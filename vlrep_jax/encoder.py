@@ -17,7 +17,7 @@ _INPUTS = {
     "encode_text": ("text",),
     "image_tokens": ("image",),
     "text_tokens": ("text",),
-    "fuse": ("image_tokens", "text_tokens"),
+    "judge": ("image_tokens", "text_tokens"),
     "answer": ("image", "text"),
 }
 
@@ -72,7 +72,7 @@ class Encoder:
         return self._rows("text_tokens", self._text_batches(texts))[1]
 
     def judge(self, image_tokens, text_tokens, images: np.ndarray, texts: np.ndarray) -> np.ndarray:
-        """Logits float32[p] that pairs are pairs.
+        """What the fusion layers say of pairs, float32[p, 1 or 2]: see `FusionEncoder.judge`.
 
         Args:
           image_tokens, text_tokens: of n pictures and m texts.
@@ -88,7 +88,7 @@ class Encoder:
                     "index": index,
                 }
 
-        return self._rows("fuse", batches())[:, 0]
+        return self._rows("judge", batches())
 
     def scale(self) -> float:
         """Of similarities as logits."""

@@ -5,7 +5,6 @@ same on a training state, on other projects' weights and on hand-made arrays.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -79,11 +78,18 @@ def evaluate_retrieval(encoder, data, *, image=None, ks=(1, 5, 10), chunk=1024, 
     return EvalResult(metrics, dict(image=image, text=text, image_of_text=owners, chance=odds))
 
 
-def evaluate_rerank(encoder, data, *, image=None, depth=16, ks=(1, 5, 10), chunk=1024, mesh=None):
-    """`rerank.rerank` over the data's captions, by a model that judges pairs.
+def evaluate_rerank(
+    encoder, data, *, image=None, depth=16, captions=1.0, ks=(1, 5, 10), chunk=1024, mesh=None
+):
+    """`rerank.rerank` over the data's captions, by a model that reads pairs.
+
+    A pair's judgement is its logit and, of a model that writes captions, `captions` times what the
+    picture tells of the text: log p(text | picture) - log p(text), the latter of a picture that is
+    the mean of all.
 
     Args:
       encoder, data, image: as in `evaluate_retrieval`.
+      captions: weight of the second; 0 for the logit alone.
       depth, ks, chunk, mesh: as in `rerank.rerank`.
 
     Returns:
@@ -97,9 +103,17 @@ def evaluate_rerank(encoder, data, *, image=None, depth=16, ks=(1, 5, 10), chunk
     image_tokens = encoder.image_tokens(data.image_batches())
     text_tokens = encoder.text_tokens(data.captions)
     details = towers.details
+    texts = np.arange(len(data.captions))
+    mean = image_tokens.mean(axis=0, keepdims=True)
+    anyway = encoder.judge(mean, text_tokens, 0 * texts, texts)
+
+    def judge(images, texts):
+        said = encoder.judge(image_tokens, text_tokens, images, texts)
+        return said[:, 0] + captions * (said - anyway[texts])[:, 1:].sum(axis=1)
+
     metrics, order = rerank(
         *(details[name] for name in ("image", "text", "image_of_text")),
-        partial(encoder.judge, image_tokens, text_tokens),
+        judge,
         scale=encoder.scale(),
         depth=depth,
         ks=ks,

@@ -19,10 +19,10 @@ from vlrep_jax.models.transformer import l2_normalize
 
 
 class TextTokens(NamedTuple):
-    """A text as fusion layers read it: tokens [b, l, w], and which are no padding, bool[b, l]."""
+    """A text as fusion layers read it: tokens [b, l, w] of its ids int32[b, l]."""
 
     tokens: jax.Array
-    seen: jax.Array
+    ids: jax.Array
 
 
 class Fused(NamedTuple):
@@ -97,16 +97,17 @@ class FusionEncoder(DualEncoder):
     def text_tokens(self, tokens, *, train=False):
         """(features float32[b, d], L2-normalised, `TextTokens`) of ids int32[b, l]."""
         features, text = self.text(tokens, train=train, with_tokens=True)
-        return l2_normalize(features), TextTokens(text, tokens != self.text.pad_id)
+        return l2_normalize(features), TextTokens(text, tokens)
 
     def fuse(self, image, text: TextTokens, *, train=False):
         """Logits float32[b, 1] that images and texts are pairs, or float32[b, n] of the answers.
 
         A pair's logit is what the two together tell beyond their similarity, see `losses.matching`.
         """
-        x = self.fusion(text.tokens, image, mask=text.seen[:, None, None], train=train)
+        seen = text.ids != self.text.pad_id
+        x = self.fusion(text.tokens, image, mask=seen[:, None, None], train=train)
         # A text without any token has the mean 0.
-        seen = text.seen[:, :, None].astype(jnp.float32)
+        seen = seen[:, :, None].astype(jnp.float32)
         mean = (x.astype(jnp.float32) * seen).sum(axis=1) / jnp.maximum(seen.sum(axis=1), 1)
         return self.head(mean)
 
@@ -114,6 +115,22 @@ class FusionEncoder(DualEncoder):
         """Logits float32[b, l - 1, v] of tokens 1 to l - 1 of texts, given those before it."""
         x = self.fusion(text.tokens[:, :-1], image, causal=True, train=train)
         return self.words(x.astype(jnp.float32))
+
+    def judge(self, image, text: TextTokens):
+        """What the fusion layers say of pairs, in evaluation.
+
+        Returns:
+          float32[b, 1], the logit of `fuse`; or, of a model with captions, float32[b, 2]: that and
+          log p(text | image), of all tokens but the first and padding.
+        """
+        logits = self.fuse(image, text)
+        if not self.captions:
+            return logits
+        log_p = jax.nn.log_softmax(self.write(image, text), axis=-1)
+        following = text.ids[:, 1:]
+        told = jnp.take_along_axis(log_p, following[:, :, None], axis=2)[:, :, 0]
+        told = jnp.where(following != self.text.pad_id, told, 0).sum(axis=1)
+        return jnp.stack([logits[:, 0], told], axis=1)
 
     def answer(self, images, tokens, *, train=False):
         """Logits float32[b, n] of the answers to questions, ids int32[b, l], about images."""
