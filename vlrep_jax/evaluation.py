@@ -51,8 +51,15 @@ class EvalData:
         return find(ZERO_SHOT_SETS, name, "class set")(self._source)
 
     def pictures(self) -> np.ndarray:
-        """uint8[n, h, w, 3] as the model sees them, all of them on any one process."""
-        return np.concatenate([batch["image"][batch["index"] >= 0] for batch in self._open()])
+        """uint8[n, h, w, 3] as the model sees them, all of them on any one process.
+
+        A clip's frames lie side by side.
+        """
+        seen = np.concatenate([batch["image"][batch["index"] >= 0] for batch in self._open()])
+        if seen.ndim == 4:
+            return seen
+        n, frames, height, width, _ = seen.shape
+        return seen.transpose(0, 2, 1, 3, 4).reshape(n, height, frames * width, 3)
 
 
 class Evaluations:

@@ -133,7 +133,7 @@ def make_experiment(config: ConfigDict, devices: Sequence[jax.Device] | None = N
     model = models.create(**{"name": None, **plain(config.model)})
     image_size, context_length = models.input_sizes(model)
     try:
-        preprocess = Preprocess(image_size, **plain(config.image))
+        preprocess = Preprocess(image_size, frames=models.frames(model), **plain(config.image))
     except ValueError as error:
         raise ValueError(f"config.image: {error}") from None
     mesh = make_mesh(
@@ -141,7 +141,8 @@ def make_experiment(config: ConfigDict, devices: Sequence[jax.Device] | None = N
     )
     pmapped = config.parallel.wiring == "pmap"
 
-    images = jnp.zeros((1, image_size, image_size, 3), jnp.float32)
+    image_shape = models.image_shape(model)
+    images = jnp.zeros((1, *image_shape), jnp.float32)
     tokens = jnp.zeros((1, context_length), jnp.int32)
     init_params = lambda key: model.init(key, images, tokens)["params"]  # noqa: E731
     params = jax.eval_shape(init_params, jax.random.key(0))
@@ -199,7 +200,7 @@ def make_experiment(config: ConfigDict, devices: Sequence[jax.Device] | None = N
         abstract_state=jax.tree.map(
             lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes, layout
         ),
-        abstract_batch=_abstract_batch(config, image_size, context_length, mesh),
+        abstract_batch=_abstract_batch(config, image_shape, context_length, mesh),
         step=pmap_step(step) if pmapped else jit_step(step, mesh, layout),
         put=put_pmap_batch if pmapped else partial(put_batch, mesh=mesh),
     )
@@ -321,10 +322,10 @@ def _training_texts(config, draws: int = 2, most: int = 200_000):
                 yield choose(sample, rng)
 
 
-def _abstract_batch(config, image_size, context_length, mesh):
+def _abstract_batch(config, image_shape, context_length, mesh):
     """What `train_batches` gives, once it is on the devices of a jitted step."""
     rows = {
-        "image": ((image_size, image_size, 3), jnp.uint8),
+        "image": (image_shape, jnp.uint8),
         "text": ((context_length,), jnp.int32),
         "pair_ids": ((), jnp.int32),
     }

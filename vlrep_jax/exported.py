@@ -58,7 +58,7 @@ def load_exported(directory) -> Exported:
         if meta["format"] != FORMAT:
             raise KeyError(meta["format"])
         shapes = {
-            "image": (np.uint8, (meta["image_size"], meta["image_size"], 3)),
+            "image": (np.uint8, tuple(meta["image_shape"])),
             "text": (np.int32, (meta["context_length"],)),
         }
         sums = {name: meta["sha256"][name] for tower in TOWERS for name in file_names(tower)}

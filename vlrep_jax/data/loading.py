@@ -162,10 +162,10 @@ class EvalLoader:
 
     def __call__(self, first):
         """The batch, and (reason, key) of each picture that cannot be decoded."""
-        rows, size = self._rows, self._preprocess.size
+        rows = self._rows
         indices = list(range(first, min(first + rows, len(self._source))))
         samples = self._source.__getitems__(indices) if indices else []
-        images = np.zeros((rows, size, size, 3), np.uint8)
+        images = np.zeros((rows, *self._preprocess.shape), np.uint8)
         weights, index = np.zeros(rows, np.float32), np.full(rows, -1, np.int32)
         reasons = []
         for row, sample in enumerate(samples):

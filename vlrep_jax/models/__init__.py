@@ -20,6 +20,7 @@ from vlrep_jax.models.resnet import ResNet
 from vlrep_jax.models.shared_encoder import SharedEncoder
 from vlrep_jax.models.text import TextTransformer
 from vlrep_jax.models.transformer import Transformer
+from vlrep_jax.models.video import Video
 from vlrep_jax.models.vit import ViT
 
 __all__ = [
@@ -46,8 +47,11 @@ __all__ = [
     "Transformer",
     "ViLD",
     "ViT",
+    "Video",
     "create",
+    "frames",
     "generate",
+    "image_shape",
     "input_sizes",
     "preprocessing",
     "synchronized",
@@ -59,6 +63,7 @@ ENCODERS: dict[str, Callable] = {
     "vit": ViT,
     "resnet": ResNet,
     "text_transformer": TextTransformer,
+    "video": Video,
 }
 DECODERS: dict[str, Callable] = {"caption_decoder": CaptionDecoder}
 FUSIONS: dict[str, Callable] = {"cross_encoder": CrossEncoder}
@@ -101,8 +106,7 @@ def create(name: str, **overrides: Any) -> nn.Module:
         raise ValueError("towers={...} changes towers given as mappings, not as modules.")
     for side, table in _PARTS:
         if isinstance(section.get(side), Mapping):
-            tower = _merge(section[side], towers)
-            section[side] = build(table, _with_dtype(tower), f"{side} tower")
+            section[side] = _tower(section[side], towers, table, side)
     if "image" not in section:  # one transformer for both modalities
         section = _merge(section, towers)
     return build(MODELS, _with_dtype(section), "model")
@@ -112,6 +116,17 @@ def input_sizes(model: nn.Module) -> tuple[int, int]:
     """(image_size, context_length) that a model made by `create` takes."""
     image, text = getattr(model, "image", model), getattr(model, "text", model)
     return image.image_size, text.context_length
+
+
+def frames(model: nn.Module) -> int:
+    """How many frames a clip has that a model made by `create` takes; 0 where it takes pictures."""
+    return getattr(getattr(model, "image", None), "frames", 0)
+
+
+def image_shape(model: nn.Module) -> tuple[int, ...]:
+    """Shape of one picture, (s, s, 3), or of one clip, (t, s, s, 3), that a model takes."""
+    size, clip = input_sizes(model)[0], frames(model)
+    return (clip, size, size, 3) if clip else (size, size, 3)
 
 
 def vocab_size(model: nn.Module) -> int:
@@ -149,6 +164,14 @@ def synchronized(model: nn.Module, sum_shards: Callable) -> nn.Module:
     if not trains_batch_norm(model):
         return model
     return model.clone(image=model.image.clone(sum_shards=sum_shards))
+
+
+def _tower(section, shared, table, side):
+    """A tower of a section and of options that all towers share."""
+    section = _merge(section, shared)
+    if isinstance(section.get("frame"), Mapping):
+        section["frame"] = _tower(section["frame"], shared, ENCODERS, f"{side}'s frame")
+    return build(table, _with_dtype(section), f"{side} tower")
 
 
 def _merge(base, changes):

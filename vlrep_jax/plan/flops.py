@@ -15,14 +15,14 @@ from vlrep_jax.plan import hlo
 _WINDOW = re.compile(r"(\w+)=([0-9x_\-]+)")
 
 
-def forward(model, image_size: int, context_length: int) -> dict[str, int]:
+def forward(model, image_shape: tuple[int, ...], context_length: int) -> dict[str, int]:
     """FLOPs of one picture and one text through a model in training: {'image': n, 'text': m}.
 
     A model that reads both together adds those of its 'decoder', or of its 'fusion' for one pair;
     training judges three a row. Attention is counted whole, causal or
     not; patches that training drops are not counted.
     """
-    images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     tokens = jax.ShapeDtypeStruct((1, context_length), jnp.int32)
     key = jax.eval_shape(lambda: jax.random.key(0))
     params = jax.eval_shape(lambda key, *xs: model.init(key, *xs)["params"], key, images, tokens)

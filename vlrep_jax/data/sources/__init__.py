@@ -1,6 +1,7 @@
 """Random-access sources of encoded pictures with captions; `SOURCES` lists them.
 
-A source holds no open file when it is pickled, needs no TensorFlow, and never decodes a picture.
+A source holds no open file when it is pickled, needs no TensorFlow, and never decodes a picture
+(but `Moving`, which composes clips of pictures).
 """
 
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from vlrep_jax.data.sources.emoji_questions import EmojiQuestions
 from vlrep_jax.data.sources.files import Files
 from vlrep_jax.data.sources.folder import Folder
 from vlrep_jax.data.sources.mixture import Mixture
+from vlrep_jax.data.sources.moving import Moving
 from vlrep_jax.data.sources.pictures import Pictures
 from vlrep_jax.data.sources.sample import Sample
 from vlrep_jax.data.sources.sections import source_of
@@ -39,6 +41,7 @@ SOURCES = {
     "files": Files,
     "folder": Folder,
     "mixture": Mixture,
+    "moving": Moving,
     "subset": Subset,
     "tar": Tar,
     "tfds": Tfds,
