@@ -212,9 +212,9 @@ def _objective_of(config: ConfigDict, over_shards: Callable) -> Callable:
     Args:
       over_shards: (loss, **options of `per_shard`) -> the loss over the global batch.
     """
+    contrast = over_shards(bind(LOSSES, config.loss, "loss"))
     if config.model.get("answers"):
         return partial(answered, answering=over_shards(answering))
-    contrast = over_shards(bind(LOSSES, config.loss, "loss"))
     captions = over_shards(captioning) if config.captioning_weight else None
     if config.matching_weight:
         return partial(

@@ -247,10 +247,8 @@ def fused(
         return chunked(microbatched(rows, at_once), chunks)
 
     def read(module, images, tokens, *, train):
-        image, text = (
-            module.image_tokens(images, train=train),
-            module.text_tokens(tokens, train=train),
-        )
+        image = module.image_tokens(images, train=train)
+        text = module.text_tokens(tokens, train=train)
         if captioning is None:
             return image, text, None
         logits = module.write(image[1], text[1], train=train)
