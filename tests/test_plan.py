@@ -91,7 +91,7 @@ def test_frozen_towers_count_forward_only():
         estimate.training_flops(make_experiment(config())),
         estimate.training_flops(frozen),
     )
-    image = flops.forward(frozen.model, 16, 8)["image"]
+    image = flops.forward(frozen.model, (16, 16, 3), 8)["image"]
     assert whole - part == 2 * image
 
 

@@ -6,7 +6,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from vlrep_jax.commands import data, guidance, search
+from vlrep_jax.commands import data, guidance, search, vqa
 from vlrep_jax.config_files import load_config, override_config
 from vlrep_jax.exits import INTERRUPTED_CODE, STOPPED_CODE, USER_ERRORS, code_of
 
@@ -23,6 +23,7 @@ REQUIRED = {
     "classify": ("--model", "--images", "--labels"),
     "index": ("--model", "--images", "--out"),
     **guidance.REQUIRED,
+    "vqa": ("--model", "--image", "--question"),
 }
 CONFIG_HELP = (
     "--config.KEY=VALUE changes one value of the recipe, for example --config.seed=1 or "
@@ -191,6 +192,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     data.add(commands, _command)
     search.add(commands, _command)
     guidance.add(commands, _command)
+    vqa.add(commands, _command)
 
     args, rest = parser.parse_known_args(argv)
     config_args = [arg for arg in rest if arg.startswith("--config.")]

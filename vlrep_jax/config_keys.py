@@ -39,7 +39,8 @@ def check_keys(config: ConfigDict) -> None:
     for key in COUNTS:
         if config[key] < 1:
             raise ValueError(f"config.{key}={config[key]} must be at least 1.")
-    for key in ("seed", "max_logit_scale", "clip_norm", "captioning_weight"):
+    weights = ("captioning_weight", "matching_weight")
+    for key in ("seed", "max_logit_scale", "clip_norm", *weights):
         if config[key] < 0:
             raise ValueError(f"config.{key}={config[key]} must not be negative.")
     Keep(config.keep_checkpoints, config.keep_every, **config.keep_best)

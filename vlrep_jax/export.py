@@ -56,7 +56,7 @@ def export_towers(
     _check_attention(model)
     normalize = normalizer(preprocess.mean, preprocess.std)
     takes = {
-        "image": ("encode_image", normalize, (image_size, image_size, 3), jnp.uint8),
+        "image": ("encode_image", normalize, models.image_shape(model), jnp.uint8),
         "text": ("encode_text", lambda tokens: tokens, (context_length,), jnp.int32),
     }
     written = {}
@@ -82,6 +82,7 @@ def export_towers(
         "format": FORMAT,
         "jax": jax.__version__,
         "platforms": list(platforms),
+        "image_shape": models.image_shape(model),
         "image_size": image_size,
         "context_length": context_length,
         "scale": float(scale),

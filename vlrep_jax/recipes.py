@@ -33,7 +33,12 @@ def base() -> ConfigDict:
     config.steps = 0
     config.model = ConfigDict()  # models.create
     config.loss = ConfigDict({"name": "softmax"})  # losses.LOSSES
-    config.captioning_weight = 0.0  # of CoCa's captioning loss beside it; 0 for any other model
+    # Of the captioning loss of a CoCa, or of a FusionEncoder with captions; 0 for any other model.
+    config.captioning_weight = 0.0
+    # Of the image-text matching loss that a FusionEncoder learns to judge pairs by; 0 for any other
+    # model, and for one of questions, which model.answers turns it into: answers are then all that
+    # it is trained for.
+    config.matching_weight = 0.0
     # optim.make_optimizer; patterns in freeze are over parameter paths: ('image/.*',) is LiT.
     config.optimizer = ConfigDict({"name": "adamw", "weight_decay": 0.0})
     config.freeze = ()

@@ -15,7 +15,7 @@ from vlrep_jax.experiment import (
     make_tokenizer,
 )
 from vlrep_jax.initial import find_initial
-from vlrep_jax.report import RetrievalPanel, ZeroShotPanel, contact_sheet, write_report
+from vlrep_jax.report import contact_sheet, panels_of, write_all_answers, write_report
 from vlrep_jax.retention import Keep
 from vlrep_jax.rollbacks import Rollback
 from vlrep_jax.skipping import Skipped, Spike
@@ -333,14 +333,9 @@ class Session:
             return
         save_run(self.workdir, self.config.steps, self.workdir / "model")
         self.clock.lap("saving")
-        panel, class_sets = None, {}
-        for name, result in self.results.items():
-            if "image_of_text" in result.details and panel is None:
-                data = self.evaluations.data[name]
-                # No mesh: only this process is here.
-                panel = RetrievalPanel.of(name, result.details, data.pictures(), data.captions)
-            for class_set, details in result.details.get("sets", {}).items():
-                class_sets[class_set] = ZeroShotPanel(**details)
+        panel, class_sets = panels_of(self.results, self.evaluations.data)
+        for path in write_all_answers(self.workdir, self.results, self.evaluations.data):
+            self.writer.say(f"Answers, right and wrong, are in {path}")
         self.clock.lap("evaluating")
         if panel is not None:
             contact_sheet(self.workdir / "retrievals.png", panel)

@@ -23,11 +23,11 @@ class TextTransformer(Tower):
         it in view.
       eos_id, pad_id: of pool='eos', and of pool='cls'.
 
-    With `with_tokens=True` the call of a pool='cls' returns (features, tokens [b, l, w]), the
-    output of the layers at the text's own positions.
+    With `with_tokens=True` the call returns (features, tokens [b, l, w]), the output of the layers
+    at the text's own positions.
 
     Raises:
-      ValueError: ids that are not int[b, context_length], an unknown pool, tokens of another pool.
+      ValueError: ids that are not int[b, context_length], or an unknown pool.
     """
 
     vocab_size: int = 49_408
@@ -45,8 +45,6 @@ class TextTransformer(Tower):
     def __call__(self, tokens, *, train=False, with_tokens=False):
         if self.pool not in POOLS:
             raise ValueError(f"pool={self.pool!r}; known: {', '.join(POOLS)}.")
-        if with_tokens and self.pool != "cls":
-            raise ValueError(f"A decoder reads tokens of pool='cls', not of {self.pool!r}.")
         check_tokens(tokens, self.context_length)
         embed = nn.Embed(
             self.vocab_size,
@@ -78,7 +76,7 @@ class TextTransformer(Tower):
             x = projection(
                 self.embed_dim, bias=self.projection_bias, dtype=self.dtype, width=self.width
             )(x)
-        return (x, layers[:, :-1]) if with_tokens else x
+        return (x, layers[:, : tokens.shape[1]]) if with_tokens else x
 
 
 POOLS = ("eot", "eos", "last", "cls")

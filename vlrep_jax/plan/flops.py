@@ -16,14 +16,15 @@ from vlrep_jax.plan import hlo
 _WINDOW = re.compile(r"(\w+)=([0-9x_\-]+)")
 
 
-def forward(model, image_size: int, context_length: int) -> dict[str, int]:
+def forward(model, image_shape: tuple[int, ...], context_length: int) -> dict[str, int]:
     """FLOPs of one picture and one text through a model in training: {'image': n, 'text': m}.
 
-    A model that writes captions adds those of its 'decoder'. Towers are counted whole, as published
-    counts are: attention causal or not, and the last layer at every position though only one may be
-    computed. Patches that training drops are not counted.
+    A model that reads both together adds those of its 'decoder', or of its 'fusion' for one pair;
+    training judges three a row. Towers are counted whole, as published counts are: attention causal
+    or not, and the last layer at every position though only one may be computed. Patches that
+    training drops are not counted.
     """
-    images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     tokens = jax.ShapeDtypeStruct((1, context_length), jnp.int32)
     key = jax.eval_shape(lambda: jax.random.key(0))
 
@@ -36,8 +37,10 @@ def forward(model, image_size: int, context_length: int) -> dict[str, int]:
         return of_jaxpr(jax.make_jaxpr(partial(init, method=method))(key, *inputs).jaxpr)
 
     flops = {"image": traced("encode_image", images), "text": traced("encode_text", tokens)}
-    if "decoder" in jax.eval_shape(init, key, images, tokens)["params"]:
-        flops["decoder"] = traced("caption_logits", images, tokens) - sum(flops.values())
+    params = jax.eval_shape(init, key, images, tokens)["params"]
+    for part in ("decoder", "fusion"):
+        if part in params:
+            flops[part] = traced(None, images, tokens) - sum(flops.values())
     return flops
 
 

@@ -237,7 +237,7 @@ def _preprocess(layout, config, built, file, model) -> Preprocess:
     """What the files say of pictures, or the way of the project whose layout it is."""
     image_size, _ = models.input_sizes(built)
     if layout == "vlrep":
-        return Preprocess(image_size, **config["image"])
+        return Preprocess(image_size, frames=models.frames(built), **config["image"])
     if layout == "huggingface":
         path = file.parent / "preprocessor_config.json"
         if path.is_file():
@@ -310,8 +310,8 @@ def _ignored(layout, shapes) -> set[str]:
 
 def parameter_shapes(model) -> Any:
     """The tree of a model's parameters, as shapes."""
-    image_size, context_length = models.input_sizes(model)
-    images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
+    _, context_length = models.input_sizes(model)
+    images = jax.ShapeDtypeStruct((1, *models.image_shape(model)), jnp.float32)
     tokens = jax.ShapeDtypeStruct((1, context_length), jnp.int32)
     # The key is made in it too: no device is asked for, so that files are converted without one.
     drawn = jax.eval_shape(lambda *inputs: model.init(jax.random.key(0), *inputs), images, tokens)
@@ -338,7 +338,7 @@ def _open_workdir(workdir: Path, step: int | None) -> Opened:
         raise ValueError(f"{workdir}: its checkpoint of step {step} is not of its config.model.")
 
     image_size, _ = models.input_sizes(model)
-    preprocess = Preprocess(image_size, **config["image"])
+    preprocess = Preprocess(image_size, frames=models.frames(model), **config["image"])
 
     def read():
         with closing(Checkpoints(workdir, read_only=True)) as checkpoints:

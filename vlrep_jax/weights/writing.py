@@ -7,6 +7,7 @@ from vlrep_jax.data import preprocess_files
 from vlrep_jax.data.tokenizers import save_huggingface
 from vlrep_jax.models.coca import CoCa
 from vlrep_jax.models.dual_encoder import DualEncoder
+from vlrep_jax.models.fusion import FusionEncoder
 from vlrep_jax.models.text_to_image import TextToImage
 from vlrep_jax.weights import big_vision, files, huggingface, openai, openclip, own
 from vlrep_jax.weights.mapping import their_shapes, theirs
@@ -25,6 +26,8 @@ def write(path: Path, layout: str, pretrained) -> None:
         raise ValueError(f"No other project has a place for a {kind}: dual encoders are written.")
     if isinstance(pretrained.model, TextToImage):
         raise ValueError("No other project has a place for a TextToImage: 'vlrep' has.")
+    if isinstance(pretrained.model, FusionEncoder):
+        raise ValueError(f"The layout {layout!r} has no place for fusion layers; 'vlrep' has.")
     if layout != "openclip" and isinstance(pretrained.model, CoCa):
         raise ValueError(f"The layout {layout!r} has no place for CoCa's decoder; 'openclip' has.")
     write_layout(path, pretrained)
