@@ -154,8 +154,8 @@ class ViT(Tower):
         norm = {"epsilon": self.ln_eps, "dtype": self.dtype}
         if self.pre_norm:
             x = nn.LayerNorm(**norm, name="ln_pre")(x)
-        # Of the last layer a class token is all that is read, unless its patches are too; other pools
-        # read every position.
+        # Of the last layer a class token is all that is read, unless its patches are too; other
+        # pools read every position.
         reads_one = self.pool == "cls" and not with_tokens
         x = self.layers()(x, train=train, at=0 if reads_one else None)
         tokens = x[:, class_tokens:]
