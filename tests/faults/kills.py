@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from hosts import START_S, UNENDING, Run, end_of_run
-from outcome import assert_same, result
+from outcome import assert_same, assert_shown, result
 
 from vlrep_jax import metrics
 from vlrep_jax.checkpoint import files
@@ -141,10 +141,7 @@ def main(count, processes, seed, folder):
     state.look()
     found = result(state.workdir)
     assert_same(found, end_of_run(folder / "undisturbed", found[0], **options))
-    from test_metrics import shown
-
-    points = [(step, float(np.float32(loss))) for step, loss in found[2]]
-    assert shown(state.workdir, "train/loss") == points
+    assert_shown(state.workdir, found[2])
     return {
         "kills": kills,
         **state.figures,

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from hosts import ROOT, START_S, UNENDING, command, end_of_run, environment
-from outcome import assert_same, result
+from outcome import assert_same, assert_shown, result
 
 from vlrep_jax import goodput, metrics
 from vlrep_jax.checkpoint import files
@@ -198,10 +198,7 @@ def main(seconds, quiet_s, seed, folder):
     assert files.steps_in(soak.workdir / "checkpoints")[-1] == found[0]
     options = {"count": 2, "devices": 1, "cache": soak.cache}
     assert_same(found, end_of_run(folder / "undisturbed", found[0], flags=FLAGS, **options))
-    from test_metrics import shown
-
-    points = [(step, float(np.float32(loss))) for step, loss in found[2]]
-    assert shown(soak.workdir, "train/loss") == points
+    assert_shown(soak.workdir, found[2])
     return {
         "seconds": round(took),
         "starts": starts + 1,
