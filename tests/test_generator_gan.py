@@ -19,6 +19,7 @@ PARTS = {
     "generator": {"name": "conv_generator", "image_size": 16, "widths": (8, 4), "noise_dim": 3},
     "discriminator": {"name": "conv_discriminator", "image_size": 16, "widths": (4, 8)},
 }
+LARGE = PARTS | {"generator": PARTS["generator"] | {"image_size": 32}}
 BATCH = {"image": np.uint8(IMAGES * 40 + 128), "text": TOKENS}
 
 
@@ -108,6 +109,10 @@ def test_a_generator_without_its_towers_is_refused(tmp_path):
     for changed, message in (
         ({"init_from": ""}, "set config.init_from=PATH"),
         ({"freeze": ("image/.*",)}, r"config.freeze=\('image/.\*', 'text/.\*', ...\)"),
+        (
+            {"model": {**config().model, "name": "text_to_image", **LARGE}},
+            "ConvGenerator has image_size=32, but .* image tower's 16",
+        ),
         ({"chunks": 2}, "config.chunks=1 and config.microbatch of 0"),
         ({"loss": {"name": "softmax"}}, "Unknown loss of a generator 'softmax'"),
         ({"loss": {"name": "hinge_gan", "r": 1.0}}, "has no option 'r': did you mean 'r1'"),

@@ -19,7 +19,8 @@ from vlrep_jax.metrics import Progress
 from vlrep_jax.weights.files import whole
 from vlrep_jax.workdirs import write_json
 
-FRAMES = 40  # of an animation, at most
+# Of an animation, at most, and least pixels of a picture's side in it: it is to stay small.
+FRAMES, FRAME_SIDE = 24, 96
 
 
 def run_generate(
@@ -171,7 +172,7 @@ def _shown(steps):
 def _write_sheets(part, images, frames, columns):
     """Writes the pictures side by side, and how they came to be."""
     grid(images, columns).save(part / "sheet.png")
-    save_animation(part / "frames.png", [grid(frame, columns) for frame in frames])
+    save_animation(part / "frames.png", [grid(frame, columns, FRAME_SIDE) for frame in frames])
 
 
 def _cosines(guides, images, texts):

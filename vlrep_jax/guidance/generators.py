@@ -16,9 +16,8 @@ from vlrep_jax.guidance.pixels import clamped
 from vlrep_jax.models import TextToImage
 from vlrep_jax.models.transformer import l2_normalize
 
-# Light and dark, blue against yellow, red against green: the principal axes of the colours of
-# pictures, and how far each reaches (the order of arXiv's and vision science's tables; JOSA A 15,
-# 2036, 1998).
+# Light and dark, blue against yellow, red against green: the principal axes of natural colours
+# (Ruderman, Cronin and Chiao, JOSA A 15, 2036, 1998), each the shorter the less colours vary on it.
 _AXES = np.array([[1, 1, 1], [1, 1, -2], [1, -1, 0]]) / np.sqrt([[3], [6], [2]])
 COLOURS = np.float32(_AXES * np.array([[1.0], [0.5], [0.4]]))
 

@@ -133,5 +133,5 @@ class TextToImage(DualEncoder):
         out = super().__call__(images, tokens, train=train)
         if self.is_initializing():
             noise = jnp.zeros((len(tokens), self.generator.noise_dim))
-            self.judge(self.draw(noise, out.text[: len(tokens)]), out.text)
+            self.judge(self.draw(noise, out.text), out.text)
         return out
