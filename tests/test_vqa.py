@@ -124,3 +124,17 @@ def test_the_page_shows_right_and_wrong_answers_of_every_kind(tmp_path):
     assert page.count("<img") == 4 and "57.5" in page
     assert "<b>3</b> <small>not 4</small>" in page
     assert "right: 2" in page and "wrong: 1" in page
+
+
+def test_fusion_layers_go_into_this_librarys_own_layout_alone(folder, capsys, tmp_path):
+    for layout in ("huggingface", "openclip"):
+        words = [folder / "answers", tmp_path / layout, f"--layout={layout}"]
+        code, out = called(capsys, "convert", *words)
+        assert code == 2 and f"'{layout}' has no place for fusion layers; 'vlrep' has" in out.err
+        assert not (tmp_path / layout).exists()
+    code, _ = called(capsys, "convert", folder / "answers", tmp_path / "own", "--layout=vlrep")
+    assert code == 0
+    one, other = (weights.load(path) for path in (folder / "answers", tmp_path / "own"))
+    rows = [loaded.encode_text(["is it a dog?"]) for loaded in (one, other)]
+    np.testing.assert_array_equal(*rows)
+    assert other.model.answers == ANSWERS
