@@ -22,7 +22,7 @@ if os.environ["FAULT"]:
     import faulty
 main()
 """
-START_S = 300  # generous: two processes start and compile beside other tests
+START_S = 900  # generous: processes start and compile beside whatever else runs
 # A run that goes on until it is stopped, and whose steps do not depend on how many there will be.
 UNENDING = (
     "--config.steps=1000000",
