@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import spiking
 from test_metrics import shown
 from test_skipping import WIRINGS, config_of
 from test_train import (
@@ -22,6 +23,7 @@ from vlrep_jax import goodput, rollbacks, run, spikes
 from vlrep_jax.config_keys import check_keys
 from vlrep_jax.data.pipeline import Batches
 from vlrep_jax.experiment import make_experiment
+from vlrep_jax.losses import LOSSES
 from vlrep_jax.train import unwatched
 
 # The z-score.
@@ -96,25 +98,25 @@ def test_a_spike_is_kept_or_changes_no_bit_as_the_policy_says(wiring):
     assert_same_bits(ends["warn"], ends.get("off", ends["warn"]))
 
 
-# The run. With these, step 21 has its texts at the wrong pictures.
+# The run. With these, the loss of step 21 jumps.
 RUN = {"steps": 26, "checkpoint_every": 8, "schedule.peak": 1e-2}
-RUN |= {"spikes.window": 8, "spikes.threshold": 4.0, "ema_decay": 0.0}
+RUN |= {"spikes.window": 8, "spikes.threshold": 20.0, "ema_decay": 0.0}
 WRONG = 20  # number of the batch of step 21
 
 
 @pytest.fixture
 def wrong(monkeypatch):
-    """A function that gives batches of some numbers the texts of other rows."""
+    """A function that has the loss jump on batches of some numbers."""
+    monkeypatch.setitem(LOSSES, "softmax", spiking.softmax)
     plain_next = Batches.__next__
 
     def of(*numbers):
-        def swapped(batches):
+        def some_marked(batches):
             number = batches.state()["next_batch"]
             batch = plain_next(batches)
-            texts = batch["text"]
-            return batch | {"text": np.roll(texts, 1, 0) if number in numbers else texts}
+            return spiking.marked(batch) if number in numbers else batch
 
-        monkeypatch.setattr(Batches, "__next__", swapped)
+        monkeypatch.setattr(Batches, "__next__", some_marked)
 
     return of
 

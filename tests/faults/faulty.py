@@ -3,7 +3,7 @@
 FAULT is words of KIND@STEP. `raise` and `hang` happen where that step waits for data; `start`,
 `restore`, `compile`, `step`, `evaluate`, `save` and `report` say that they begin there, and take
 some time, so that a test can catch them. barrier@S is the limit of jax's last barrier. late@S has
-every batch come so much later, and wrong@N gives batch N the texts of other pictures. once@FILE is
+every batch come so much later, and wrong@N has the loss jump on batch N. once@FILE is
 a SIGTERM to process 1 in its start-up, unless FILE is there.
 """
 
@@ -51,15 +51,15 @@ def batches_of(session):
         yield batch
 
 
-def swapped(batches):
-    """`Batches.__next__` with one batch whose texts are at the wrong pictures."""
+def one_marked(batches):
+    """`Batches.__next__` with one batch on which the loss jumps."""
     number, batch = batches.state()["next_batch"], next_batch(batches)
-    return batch | {"text": batch["text"][::-1]} if FAULT.get("wrong") == str(number) else batch
+    return spiking.marked(batch) if FAULT.get("wrong") == str(number) else batch
 
 
 def load_config(*args):
     """`cli.load_config`, after which a run's modules are loaded and may be changed."""
-    global device_batches, next_batch
+    global device_batches, next_batch, spiking
     if at("start", 0):
         time.sleep(SLOW_S)
     if "once" in FAULT and "--process=1" in sys.argv and not os.path.exists(FAULT["once"]):
@@ -67,10 +67,15 @@ def load_config(*args):
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(SLOW_S)
     config = loaded(*args)
+    import spiking
+
     from vlrep_jax.data.pipeline import Batches
+    from vlrep_jax.losses import LOSSES
     from vlrep_jax.session import Session
 
-    next_batch, Batches.__next__ = Batches.__next__, swapped
+    if "wrong" in FAULT:
+        LOSSES["softmax"] = spiking.softmax
+    next_batch, Batches.__next__ = Batches.__next__, one_marked
     device_batches, Session.device_batches = Session.device_batches, batches_of
     Session.evaluate = slowed(Session.evaluate, "evaluate", lambda _, step, state: step)
     Session.save = slowed(Session.save, "save", lambda _, step, state: step)
