@@ -38,6 +38,7 @@ LAYERS = (
         "scores",
         "processes",
         "retention",
+        "whole",
     ),
 )
 LEVEL = {unit: level for level, units in enumerate(LAYERS) for unit in units}

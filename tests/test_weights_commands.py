@@ -1,12 +1,15 @@
 """`vlrep convert`, `export` and `classify` on published models."""
 
 import json
+import os
+import signal
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_pretrained import CLIP, pretrained
+from tiny_pretrained import CLIP, QUICK, pretrained
 
 from vlrep_jax import cli, weights
 from vlrep_jax.data.tokenizers import ClipTokenizer
@@ -90,13 +93,40 @@ def test_mistakes_on_the_command_line(clip_files, capsys):
     )
 
 
-def test_an_interrupted_conversion_leaves_nothing(clip_files, capsys, monkeypatch):
-    def interrupted(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(files, "_each", interrupted)
-    code, out = called(
-        capsys, "convert", clip_files / "clip", clip_files / "new" / "hf", "--layout=huggingface"
-    )
-    assert code == 130 and out.err == "vlrep: interrupted.\n"
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_conversion_that_is_told_to_stop_leaves_nothing(clip_files, capsys, monkeypatch, number):
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(files, "_each", lambda *_: os.kill(os.getpid(), number))
+    target = clip_files / "new" / "hf"
+    code, out = called(capsys, "convert", clip_files / "clip", target, "--layout=huggingface")
+    word = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}[number]
+    assert code == 128 + number and out.err == f"vlrep: {word}.\n"
     assert list((clip_files / "new").iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_what_a_killed_conversion_left_is_removed_by_the_next(clip_files, capsys):
+    done = subprocess.Popen(["true"])
+    done.wait()
+    for name in (f".hf.part-{done.pid}", f".hf.part-{os.getppid()}", ".hf.part-x"):
+        (clip_files / "new" / name).mkdir(parents=True)
+    target = clip_files / "new" / "hf"
+    code, _ = called(capsys, "convert", clip_files / "clip", target, "--layout=huggingface")
+    names = {path.name for path in (clip_files / "new").iterdir()}
+    # One of these processes still runs, and the other is none.
+    assert code == 0 and names == {"hf", f".hf.part-{os.getppid()}", ".hf.part-x"}
+
+
+def test_an_architecture_that_no_file_tells_is_named(tmp_path, capsys):
+    weights.save(tmp_path / "clip.pt", pretrained(QUICK), "openai")
+    Image.new("RGB", (40, 40)).save(tmp_path / "one.png")
+    words = ["--images", tmp_path / "one.png", "--labels=a,b", f"--model={tmp_path / 'clip.pt'}"]
+    with pytest.warns(UserWarning, match="does not say which activation"):
+        code, out = called(capsys, "classify", *words)
+    assert code == 0 and out.out.startswith("one.png")
+    code, out = called(capsys, "classify", *words, "--preset=ViT-B-32-quickgelu")
+    assert code == 2 and "does not hold the model that it describes" in out.err
+    code, out = called(
+        capsys, "export", words[-1], f"--out={tmp_path / 'x'}", "--preset=ViT-B-32-quickgleu"
+    )
+    assert code == 2 and "ViT-B-32-quickgelu" in out.err
