@@ -4,6 +4,8 @@ import json
 import os
 import signal
 import subprocess
+import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +51,9 @@ def test_convert_and_classify(clip_files, capsys):
         assert list(one["scores"]) == ["a cat", "a dog", "a lamp"]
         assert sum(one["scores"].values()) == pytest.approx(1)
         assert one["scores"] == pytest.approx(two["scores"], abs=1e-5)
+    (clip_files / "text.jpg").write_text("hello")
     code, out = called(capsys, "classify", f"--model={clip_files / 'hf'}", *words)
+    assert out.err == f"{clip_files / 'text.jpg'} is left out: no picture (format)\n"
     rows = out.out.splitlines()
     assert len(rows) == 2 and rows[0].startswith("one.png  ") and "%" in rows[0]
 
@@ -117,13 +121,17 @@ def test_what_a_killed_conversion_left_is_removed_by_the_next(clip_files, capsys
     assert code == 0 and names == {"hf", f".hf.part-{os.getppid()}", ".hf.part-x"}
 
 
-def test_an_architecture_that_no_file_tells_is_named(tmp_path, capsys):
+def test_an_architecture_that_no_file_tells_is_named(tmp_path, capsys, monkeypatch):
     weights.save(tmp_path / "clip.pt", pretrained(QUICK), "openai")
     Image.new("RGB", (40, 40)).save(tmp_path / "one.png")
     words = ["--images", tmp_path / "one.png", "--labels=a,b", f"--model={tmp_path / 'clip.pt'}"]
-    with pytest.warns(UserWarning, match="does not say which activation"):
-        code, out = called(capsys, "classify", *words)
+    # As Python does where no test listens.
+    shown = lambda *args, **_: sys.stderr.write(warnings.formatwarning(*args[:4]))  # noqa: E731
+    monkeypatch.setattr(warnings, "showwarning", shown)
+    code, out = called(capsys, "classify", *words)
     assert code == 0 and out.out.startswith("one.png")
+    (line,) = out.err.splitlines()
+    assert line.startswith("vlrep: warning: ") and line.endswith("or --preset=ViT-B-32.")
     code, out = called(capsys, "classify", *words, "--preset=ViT-B-32-quickgelu")
     assert code == 2 and "does not hold the model that it describes" in out.err
     code, out = called(

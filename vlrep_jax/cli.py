@@ -6,6 +6,7 @@ import shlex
 import signal
 import sys
 import threading
+import warnings
 from pathlib import Path
 
 from vlrep_jax.commands import data
@@ -38,6 +39,7 @@ def main(argv: list[str] | None = None) -> None:
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     in_main = threading.current_thread() is threading.main_thread()
     handled = signal.signal(signal.SIGTERM, _terminated) if in_main else None
+    formatted, warnings.formatwarning = warnings.formatwarning, _warning
     try:
         sys.exit(args.run(args, config_args))
     except USER_ERRORS as error:
@@ -51,8 +53,14 @@ def main(argv: list[str] | None = None) -> None:
         print("vlrep: interrupted.", file=sys.stderr)
         sys.exit(INTERRUPTED_CODE)
     finally:
+        warnings.formatwarning = formatted
         if in_main:
             signal.signal(signal.SIGTERM, handled)
+
+
+def _warning(message, *_):
+    """A warning as a line, without the code that it came from."""
+    return f"vlrep: warning: {message}\n"
 
 
 def _terminated(*_):
