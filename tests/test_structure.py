@@ -44,6 +44,7 @@ LAYERS = (
         "scores",
         "processes",
         "retention",
+        "whole",
     ),
 )
 LEVEL = {unit: level for level, units in enumerate(LAYERS) for unit in units}

@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 
 from vlrep_jax.weights import files
 from vlrep_jax.weights.tensors import MAX_HEADER_BYTES, open_tensors
+from vlrep_jax.whole import whole
 
 WRITERS = {
     "a.safetensors": files.write_safetensors,
@@ -214,14 +215,14 @@ def test_other_kinds_of_files_are_told(tmp_path):
 
 def test_nothing_half_written_is_left(tmp_path):
     path = tmp_path / "out"
-    with pytest.raises(RuntimeError), files.whole(path) as part:
+    with pytest.raises(RuntimeError), whole(path) as part:
         part.mkdir()
         (part / "x").write_text("x")
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []
-    with files.whole(path) as part:
+    with whole(path) as part:
         part.write_text("whole")
-    with pytest.raises(FileExistsError, match="exists already"), files.whole(path):
+    with pytest.raises(FileExistsError, match="exists already"), whole(path):
         pass
     assert path.read_text() == "whole"
 
@@ -241,7 +242,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path, name):
     try:
         with (
             pytest.raises(OSError, match=rf"{name} cannot be written: File too large; nothing is"),
-            files.whole(tmp_path / name) as part,
+            whole(tmp_path / name) as part,
         ):
             WRITERS[name](part, {"x": (100_000,)}, tensors.items())
     finally:
@@ -252,11 +253,11 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path, name):
 def test_places_that_cannot_be_written_are_told(tmp_path):
     (tmp_path / "file").write_text("x")
     told = pytest.raises(OSError, match=r"file/x cannot be written: .*are its parents directories")
-    with told, files.whole(tmp_path / "file" / "x"):
+    with told, whole(tmp_path / "file" / "x"):
         pass
     (tmp_path / "link").symlink_to("nowhere")
     with (
         pytest.raises(FileExistsError, match="link exists already"),
-        files.whole(tmp_path / "link"),
+        whole(tmp_path / "link"),
     ):
         pass

@@ -30,7 +30,7 @@ from vlrep_jax.workdirs import read_config
 
 # What trainers leave beside weights, in the same kinds of files.
 _NOT_WEIGHTS = ("optimizer", "scheduler", "training_args", "rng_state", "scaler")
-_PROBLEMS_SHOWN = 40
+_PROBLEMS_SHOWN = 5000  # all of bigG's, were every name another
 _MOST_LAYERS = 1000
 _SCALARS = ("logit_scale", "logit_bias")
 
@@ -223,11 +223,12 @@ def _activation(layout, tensors, file):
     if layout == "openai" and (marked or {"float16", "float32"} <= dtypes):
         return "quick_gelu"  # OpenAI's own archives
     assumed, other = ("gelu", "quick_gelu") if layout == "openclip" else ("quick_gelu", "gelu")
+    preset = "ViT-B-32-quickgelu" if other == "quick_gelu" else "ViT-B-32"
     whose = "OpenCLIP's" if layout == "openclip" else "OpenAI's"
     warnings.warn(
         f"{file} does not say which activation it was trained with; taken for {assumed!r}, as in "
-        f"{whose} files. If it was {other!r}, name the model: load(path, model='ViT-B-32"
-        f"{'-quickgelu' if other == 'quick_gelu' else ''}').",
+        f"{whose} files. If it was {other!r}, name the model, such as {preset}: "
+        f"load(path, {preset!r}), or --preset={preset}.",
         stacklevel=4,
     )
     return assumed
