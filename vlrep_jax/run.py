@@ -128,7 +128,8 @@ class Session:
         else:
             self.found = self.checkpoints.roll_back(restore_step, like)
         self.start_step = self.found.step if self.found else 0
-        self.counts = dict.fromkeys(("bad", "truncated"), 0)  # samples since step 0
+        # Samples of this process since step 0; bad ones also by reason, as `bad/REASON`.
+        self.counts = dict.fromkeys(("bad", "truncated"), 0)
         self.results, self.evaluated = {}, (None, {})  # of the newest evaluation
         if self.is_writer and not is_begun:
             tokenizer.save(tokenizer_path)
@@ -185,9 +186,13 @@ class Session:
         """Batches on the devices; what was bad or cut short in them is counted."""
         while True:
             self.clock.lap("training")
+            seen = self.batches.bad_reasons.copy()
             batch = next(self.batches)
-            for name in self.counts:
+            for name in ("bad", "truncated"):
                 self.counts[name] += int(batch.pop(name).sum())
+            for reason, count in (self.batches.bad_reasons - seen).items():
+                name = f"bad/{reason}"
+                self.counts[name] = self.counts.get(name, 0) + count
             # While a step ran on the devices, the batch was made beside it.
             self.clock.lap("training", until=self.watch.finished_at())
             self.clock.lap("waiting for data")
