@@ -58,6 +58,26 @@ def test_what_is_left_out_is_counted_by_reason(tmp_path):
     assert source.skipped == {"no_text": 1, "no_picture": 2, "svg": 1, "outside": 1}
 
 
+def test_folders_may_lie_deeper_than_pythons_stack(tmp_path, monkeypatch):
+    for folder in (tmp_path / "sub" / "sub", tmp_path / "sub-mine"):
+        write_folder(folder)
+    monkeypatch.chdir(tmp_path / "sub")
+    for _ in range(1100):
+        os.mkdir("d")
+        os.chdir("d")
+    for name, data in (("z.png", flat(1)), ("z.txt", b"deep")):
+        Path(name).write_bytes(data)
+    try:
+        keys = [sample.key for sample in read(Folder(tmp_path))]
+    finally:
+        os.unlink("z.png"), os.unlink("z.txt")
+        for _ in range(1100):  # pytest would not get to its end
+            os.chdir("..")
+            os.rmdir("d")
+    inner = [f"sub/{key}" for key in ("d/" * 1100 + "z.png", *(f"sub/{name}" for name in NAMES))]
+    assert keys == [*inner, *(f"sub-mine/{name}" for name in NAMES)]
+
+
 def test_bad_texts_and_vanished_files_say_why(tmp_path):
     top = write_folder(tmp_path)
     (top / NAMES[0]).with_suffix(".txt").write_bytes(b"caf\xe9")

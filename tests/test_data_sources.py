@@ -184,6 +184,16 @@ def test_a_damaged_record_is_a_bad_sample_and_an_absent_file_all_of_its_own(two_
     problems = [s.problem for s in Tfds(folder, key="key").__getitems__(range(80))]
     assert [i for i, problem in enumerate(problems) if problem] == [47]
     assert problems[47] == "corrupt" and source.shard_of(47) == str(other)
+    rng, whole = np.random.default_rng(0), bytes(data)
+    for way in range(12):
+        data = bytearray(whole[: int(rng.integers(len(whole)))] if way % 3 == 0 else whole)
+        for place in rng.integers(0, max(len(data), 1), 8 * (way % 3 == 1)):
+            data[place : place + 1] = b"?"
+        start = int(rng.integers(len(whole)))
+        data[start : start + 700] = bytes(len(data[start : start + 700]) * (way % 3 == 2))
+        other.write_bytes(data)
+        for sample in Tfds(folder, key="key").__getitems__(range(40, 80)):
+            assert sample.problem == "corrupt" or sample.captions == (f"number {sample.key[1:]}",)
     other.unlink()
     held = Tfds(folder, key="key").__getitems__(range(30, 50))
     assert [s.problem for s in held] == [""] * 10 + ["missing"] * 10

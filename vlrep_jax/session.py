@@ -164,7 +164,8 @@ class Session:
         else:
             self.writer.say(f"On with batch {self.first_batch}, behind that of a spike.")
         self.batches.restore(self.batches.state() | {"next_batch": self.first_batch})
-        self.counts = dict(data["counts"])  # samples since step 0
+        # Samples of this process since step 0; bad ones also by reason, as `bad/REASON`.
+        self.counts = dict(data["counts"])
         self.skipped.restore(data.get("skipped", self.fresh["skipped"]))
         self.clock.lap("set-up")
         self.interval, self.paced = Interval(self.start_step, self.clock), self.start_step + 1
@@ -189,9 +190,13 @@ class Session:
         """Batches on the devices; what was bad or cut short in them is counted."""
         while True:
             self.clock.lap("training")
+            seen = self.batches.bad_reasons.copy()
             batch = next(self.batches)
-            for name in self.counts:
+            for name in ("bad", "truncated"):
                 self.counts[name] += int(batch.pop(name).sum())
+            for reason, count in (self.batches.bad_reasons - seen).items():
+                name = f"bad/{reason}"
+                self.counts[name] = self.counts.get(name, 0) + count
             # While a step ran on the devices, the batch was made beside it.
             self.clock.lap("training", until=self.watch.finished_at())
             self.clock.lap("waiting for data")

@@ -47,6 +47,7 @@ LEFT_OUT = {
     "svg": "a drawing, which has no pixels",
     "too_large": "a file above 256 MiB",
     "truncated": "a shard that ends within a member",
+    "unreadable": "a folder that cannot be listed",
     "unsafe_name": "a name that is absolute or leads upwards",
 }
 

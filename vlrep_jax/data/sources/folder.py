@@ -24,7 +24,7 @@ class Folder:
     Attributes:
         skipped: what was left out, by reason: `no_text` (a picture without a text), `no_picture`
             (a text without a picture), `svg` (drawings, which have no pixels), `outside` (a link
-            that leads out of the folder).
+            that leads out of the folder), `unreadable` (a folder that cannot be listed).
 
     Args:
         path: directory, or an fsspec URL of one.
@@ -143,16 +143,22 @@ def _find_pairs(top, storage_options):
 
 def _listed(top, skipped):
     """(path below top, names of its files, name -> bytes) of each folder, in order."""
-    for folder, below, names in os.walk(top):
-        below.sort()  # any file system lists in an order of its own
+    left = [""]
+    while left:
+        path = left.pop()
+        folder = os.path.join(top, path)
+        try:
+            entries = list(os.scandir(folder))
+        except OSError:
+            skipped["unreadable"] += 1
+            continue
+        names = [entry.name for entry in entries if not entry.is_dir()]
         inside = [name for name in names if _is_inside(top, os.path.join(folder, name))]
         skipped["outside"] += len(names) - len(inside)
-        path = os.path.relpath(folder, top)
-        yield (
-            "" if path == "." else path,
-            inside,
-            lambda name, folder=folder: os.path.getsize(os.path.join(folder, name)),
-        )
+        yield path, inside, lambda name, folder=folder: os.path.getsize(os.path.join(folder, name))
+        # Any file system lists in an order of its own; os.walk's depth is that of Python's stack.
+        below = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+        left.extend(os.path.join(path, name) for name in sorted(below, reverse=True))
 
 
 def _listed_in_store(top, storage_options):
