@@ -3,7 +3,8 @@
 FAULT is words of KIND@STEP. `raise` and `hang` happen where that step waits for data; `start`,
 `restore`, `compile`, `step`, `evaluate`, `save` and `report` say that they begin there, and take
 some time, so that a test can catch them. barrier@S is the limit of jax's last barrier. late@S has
-every batch come so much later, and wrong@N gives batch N the texts of other pictures. once@FILE is
+every batch come so much later, weak@N has the devices take N times as long for the same work, and
+wrong@N gives batch N the texts of other pictures. once@FILE is
 a SIGTERM to process 1 in its start-up, unless FILE is there.
 """
 
@@ -67,9 +68,11 @@ def load_config(*args):
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(SLOW_S)
     config = loaded(*args)
+    from vlrep_jax import probe
     from vlrep_jax.data.pipeline import Batches
     from vlrep_jax.session import Session
 
+    probe.CPU_PRODUCTS *= int(FAULT.get("weak", 1))
     next_batch, Batches.__next__ = Batches.__next__, swapped
     device_batches, Session.device_batches = Session.device_batches, batches_of
     Session.evaluate = slowed(Session.evaluate, "evaluate", lambda _, step, state: step)
