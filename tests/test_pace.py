@@ -4,10 +4,12 @@ import signal
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
 from vlrep_jax.pace import Pace, measured
+from vlrep_jax.probe import Probe
 from vlrep_jax.timing import Timed
 
 
@@ -110,3 +112,24 @@ with Watchdog(print) as watchdog:
         finally:
             run.send_signal(signal.SIGCONT)
         assert float(run.stdout.readline()) > 1.5
+
+
+def test_slow_devices_are_told_once_they_were_slow_twice(pace):
+    values, lines = pace.compare(np.array([0.010, 0.011, 0.030]))
+    assert lines == [] and values["time/weakest_process"] == 2
+    np.testing.assert_allclose(values["time/weakest_ratio"], 30 / 11)
+    assert pace.compare(np.array([0.010, 0.040, 0.011]))[1] == []  # it may have been by chance
+    _, lines = pace.compare(np.array([0.010, 0.044, 0.011]))
+    assert lines == [
+        "The devices of process 1 (b) are slow: for the same work they took 4.0 times what the "
+        "others' took, twice in a row."
+    ]
+    assert pace.compare(np.array([0.010, 0.044, 0.011]))[1] == []
+    assert pace.compare(np.array([0.010, 0.011, 0.012]))[1] == []
+
+
+def test_the_probe_does_the_same_on_every_device():
+    probe = Probe()
+    matrices = np.asarray(probe._run(probe._matrices))
+    np.testing.assert_allclose(matrices, 1 / matrices.shape[-1], rtol=1e-5)  # of ten products
+    assert len(matrices) == jax.local_device_count() and probe.seconds() > 0

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import spiking
+from spiky import SPIKES, spiky, weighed
 from test_metrics import shown
 from test_skipping import WIRINGS, config_of
 from test_train import (
@@ -98,25 +98,21 @@ def test_a_spike_is_kept_or_changes_no_bit_as_the_policy_says(wiring):
     assert_same_bits(ends["warn"], ends.get("off", ends["warn"]))
 
 
-# The run. With these, the loss of step 21 jumps.
-RUN = {"steps": 26, "checkpoint_every": 8, "schedule.peak": 1e-2}
-RUN |= {"spikes.window": 8, "spikes.threshold": 20.0, "ema_decay": 0.0}
+# The run.
+RUN = {"steps": 26, "checkpoint_every": 8, "ema_decay": 0.0, **SPIKES}
 WRONG = 20  # number of the batch of step 21
 
 
 @pytest.fixture
 def wrong(monkeypatch):
-    """A function that has the loss jump on batches of some numbers."""
-    monkeypatch.setitem(LOSSES, "softmax", spiking.softmax)
-    plain_next = Batches.__next__
+    """A function that says at the numbers of which batches the loss spikes."""
+    monkeypatch.setitem(LOSSES, "spiky", spiky)
+    numbers = set()
+    monkeypatch.setattr(Batches, "__next__", weighed(Batches.__next__, numbers.__contains__))
 
-    def of(*numbers):
-        def some_marked(batches):
-            number = batches.state()["next_batch"]
-            batch = plain_next(batches)
-            return spiking.marked(batch) if number in numbers else batch
-
-        monkeypatch.setattr(Batches, "__next__", some_marked)
+    def of(*wanted):
+        numbers.clear()
+        numbers.update(wanted)
 
     return of
 
@@ -134,7 +130,7 @@ def test_a_spike_is_skipped_told_and_written_down_and_the_run_goes_on(
     assert "Step 21 was skipped: its loss is a spike: " in said and "robust deviations" in said
     held = json.loads((tmp_path / "whole" / "bad_batches" / "21.json").read_text())
     assert held["step"] == 21 and held["batch"] == WRONG and len(held["keys"]) == 16
-    assert float(held["loss_z"]) > 4
+    assert float(held["loss_z"]) > 20
     found = rows(tmp_path / "whole")
     assert [row["train/skipped_steps"] for row in found] == [0] * 20 + [1] * 6
     assert [row["train/spikes"] for row in found] == [0] * 20 + [1] * 6

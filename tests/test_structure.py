@@ -23,11 +23,11 @@ LAYERS = (
     ("classify", "embed", "serve", "vqa"),
     ("run", "plan", "data_tools", "guidance", "config_files", "search"),
     ("session",),
-    ("hosts", "rollbacks", "skipping"),
+    ("finished", "hosts", "rollbacks", "skipping"),
     ("initial",),
     ("experiment", "weights"),
     ("config_keys", "evaluation", "workdirs", "report", "training_data"),
-    ("train", "encoder", "checkpoint", "export", "goodput", "metrics", "pace", "recipes"),
+    ("train", "encoder", "checkpoint", "export", "goodput", "metrics", "pace", "probe", "recipes"),
     ("adversarial",),
     ("objectives", "evals", "optim", "data", "fingerprint", "events", "timing"),
     ("parallel",),
@@ -49,7 +49,7 @@ LAYERS = (
 )
 LEVEL = {unit: level for level, units in enumerate(LAYERS) for unit in units}
 SEE_CONFIGS = {"initial", "recipes", "experiment", "run", "plan", "evaluation", "workdirs", "cli"}
-SEE_CONFIGS |= {"config_files", "config_keys", "data_tools", "hosts", "training_data"}
+SEE_CONFIGS |= {"config_files", "config_keys", "data_tools", "finished", "hosts", "training_data"}
 BARE_DATA = ("jax", "jaxlib", "flax", "optax", "orbax", "ml_collections", "tensorflow", "torch")
 LIMIT = 400
 

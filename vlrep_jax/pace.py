@@ -2,8 +2,8 @@
 
 A step ends on all processes at the same time, as all take part in its sums; so its length names
 nobody. What does is how late each process was: how long its devices waited for it to begin the
-step, and how long it did not run at all. Devices that compute more slowly than others look like
-everybody's.
+step, and how long it did not run at all. Devices that compute more slowly than the others' are
+found by a piece of work that each process does for itself (`probe`).
 """
 
 import time
@@ -17,6 +17,7 @@ from vlrep_jax.timing import Timed
 OUTLIER = 3.0  # times the median: such a step stands out
 _LEAST_S = 0.1  # and by no less than this
 _LATE = 0.1  # share of the time; a process that is late for more of it is told
+_SLOW = 1.5  # times the usual for the same work; told once it was so twice in a row
 _HISTORY = 256  # steps of the median
 _SAY_EVERY_S = 10.0
 
@@ -49,6 +50,7 @@ class Pace:
         self._names, self._clock = names, clock
         self._recent = deque(maxlen=_HISTORY)
         self._said_at, self._slow = -_SAY_EVERY_S, None
+        self._weak = self._told = None  # process whose devices were slow at the last comparison
 
     def judge(self, first: int, rows: np.ndarray) -> tuple[dict[str, float], list[str]]:
         """What there is to write and to say of some steps.
@@ -84,6 +86,29 @@ class Pace:
                 slowest, float(shares[slowest]), first + seen[0], seen[-1] + first
             )
         return values, lines
+
+    def compare(self, seconds: np.ndarray) -> tuple[dict[str, float], list[str]]:
+        """What there is to write and to say of the time that each process's devices took.
+
+        Args:
+          seconds: [processes], for the same work.
+
+        Returns:
+          Metrics, and lines for the log.
+        """
+        slowest, usual = int(np.argmax(seconds)), float(np.sort(seconds)[(len(seconds) - 1) // 2])
+        ratio = float(seconds[slowest]) / usual
+        values = {"time/weakest_process": slowest, "time/weakest_ratio": ratio}
+        weak = slowest if ratio > _SLOW else None
+        is_new = weak is not None and weak == self._weak and weak != self._told
+        self._weak = weak
+        if not is_new:
+            return values, []
+        self._told = weak
+        return values, [
+            f"The devices of {self._names[weak]} are slow: for the same work they took "
+            f"{ratio:.1f} times what the others' took, twice in a row."
+        ]
 
     def _outlier(self, step, seconds, median, late):
         now = self._clock()

@@ -3,7 +3,17 @@
 import jax
 import numpy as np
 
-from vlrep_jax import goodput, hosts, metrics, pace, processes, rollbacks, spikes, workdirs
+from vlrep_jax import (
+    finished,
+    goodput,
+    hosts,
+    metrics,
+    pace,
+    processes,
+    rollbacks,
+    spikes,
+    workdirs,
+)
 from vlrep_jax.build import plain
 from vlrep_jax.checkpoint import Checkpoints, SaveError
 from vlrep_jax.data.tokenizers import load_tokenizer
@@ -15,13 +25,13 @@ from vlrep_jax.experiment import (
     make_tokenizer,
 )
 from vlrep_jax.initial import find_initial
-from vlrep_jax.report import contact_sheet, panels_of, write_all_answers, write_report
+from vlrep_jax.probe import Probe
+from vlrep_jax.report import panels_of, write_all_answers
 from vlrep_jax.retention import Keep
 from vlrep_jax.rollbacks import Rollback
 from vlrep_jax.skipping import Skipped, Spike
 from vlrep_jax.timing import Clock, DeviceWatch, Interval
 from vlrep_jax.train import TrainState, WatchedState, unwatched
-from vlrep_jax.weights import save_run
 
 
 class Session:
@@ -81,6 +91,7 @@ class Session:
             "skipped": self.skipped.state(),
         }
         self.compiled = False
+        self.probe, self.compared = None, {}  # how fast the devices of all processes are
 
     def begin(self) -> TrainState | WatchedState:
         """The state of the checkpoint found, with the data at its place; or the initial state."""
@@ -240,7 +251,7 @@ class Session:
         values |= self.interval.until(step, self.config.batch_size)
         self.interval = Interval(step, self.clock)
         values |= {f"data/{name}": count for name, count in self.counts.items()}
-        values |= self._paced(step)
+        values |= self._paced(step) | self.compared
         self._note(step, now=False)
         if self.is_writer:
             values["time/goodput"] = goodput.share(self.ledger.parts())
@@ -272,10 +283,22 @@ class Session:
         values = self.evaluated[1] if self.evaluated[0] == step else {}
         parts = (step, unwatched(state), data, meta, values)
         self._attempt(self.checkpoints.finish)
+        self._compare_devices()
         self._attempt(lambda: self._save(*parts))
         self.clock.lap("saving")
         self._note(step)
         self.watch.rest()
+
+    def _compare_devices(self):
+        """Has all processes do the same work, and says whose devices are slow for it."""
+        if self.cluster.count == 1:
+            return
+        self.probe = self.probe or Probe()
+        seconds = processes.gather(np.float32(self.probe.seconds()))
+        if self.is_writer:
+            self.compared, lines = self.pace.compare(seconds)
+            for line in lines:
+                self.writer.say(line)
 
     def _attempt(self, act):
         """Calls what may raise SaveError, with which training goes on where it is to."""
@@ -336,28 +359,14 @@ class Session:
             self.results = self.evaluations(self.encoder(evaluated(state)))
         if not self.is_writer:
             return
-        save_run(self.workdir, self.config.steps, self.workdir / "model")
+        finished.save_model(self.workdir, self.config)
         self.clock.lap("saving")
         panel, class_sets = panels_of(self.results, self.evaluations.data)
         for path in write_all_answers(self.workdir, self.results, self.evaluations.data):
             self.writer.say(f"Answers, right and wrong, are in {path}")
         self.clock.lap("evaluating")
-        if panel is not None:
-            contact_sheet(self.workdir / "retrievals.png", panel)
         self._note(self.config.steps)
-        spent = self.ledger.parts()
-        path = self.workdir / "report.html"
-        write_report(
-            path,
-            title=f"{self.workdir.name}: {self.config.steps:,} steps",
-            config=plain(self.config),
-            versions=workdirs.versions(),
-            history=metrics.read(self.workdir / metrics.FILE_NAME),
-            retrieval=panel,
-            zero_shot=class_sets,
-            timing=spent,
-            goodput=goodput.share(spent),
-        )
+        path = finished.write(self.workdir, self.config, panel, class_sets, self.ledger.parts())
         self.writer.say(f"Finished step {self.config.steps}. The report is {path}")
 
     def tell_goodput(self, step):

@@ -3,7 +3,8 @@
 FAULT is words of KIND@STEP. `raise` and `hang` happen where that step waits for data; `start`,
 `restore`, `compile`, `step`, `evaluate`, `save` and `report` say that they begin there, and take
 some time, so that a test can catch them. barrier@S is the limit of jax's last barrier. late@S has
-every batch come so much later, and wrong@N has the loss jump on batch N. once@FILE is
+every batch come so much later, weak@N has the devices take N times as long for the same work, and
+wrong@N has the loss `spiky` spike at batch N. once@FILE is
 a SIGTERM to process 1 in its start-up, unless FILE is there.
 """
 
@@ -51,15 +52,9 @@ def batches_of(session):
         yield batch
 
 
-def one_marked(batches):
-    """`Batches.__next__` with one batch on which the loss jumps."""
-    number, batch = batches.state()["next_batch"], next_batch(batches)
-    return spiking.marked(batch) if FAULT.get("wrong") == str(number) else batch
-
-
 def load_config(*args):
     """`cli.load_config`, after which a run's modules are loaded and may be changed."""
-    global device_batches, next_batch, spiking
+    global device_batches
     if at("start", 0):
         time.sleep(SLOW_S)
     if "once" in FAULT and "--process=1" in sys.argv and not os.path.exists(FAULT["once"]):
@@ -67,15 +62,17 @@ def load_config(*args):
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(SLOW_S)
     config = loaded(*args)
-    import spiking
+    from spiky import spiky, weighed
 
+    from vlrep_jax import probe
     from vlrep_jax.data.pipeline import Batches
     from vlrep_jax.losses import LOSSES
     from vlrep_jax.session import Session
 
+    probe.CPU_PRODUCTS *= int(FAULT.get("weak", 1))
     if "wrong" in FAULT:
-        LOSSES["softmax"] = spiking.softmax
-    next_batch, Batches.__next__ = Batches.__next__, one_marked
+        LOSSES["spiky"] = spiky
+        Batches.__next__ = weighed(Batches.__next__, int(FAULT["wrong"]).__eq__)
     device_batches, Session.device_batches = Session.device_batches, batches_of
     Session.evaluate = slowed(Session.evaluate, "evaluate", lambda _, step, state: step)
     Session.save = slowed(Session.save, "save", lambda _, step, state: step)

@@ -12,6 +12,7 @@ import time
 import pytest
 from hosts import Run, local
 from outcome import assert_same, result
+from spiky import SPIKES
 
 from vlrep_jax import metrics, rollbacks
 
@@ -158,15 +159,16 @@ def test_a_fault_of_one_process_ends_all_in_time(
 
 def test_all_go_back_from_a_spike_together_and_the_slow_one_is_named(tmp_path, programs):
     flags = (
-        *("--config.steps=26", "--config.checkpoint_every=8", "--config.schedule.peak=1e-2"),
-        "--config.spikes={'policy': 'rollback', 'threshold': 8.0, 'window': 8}",
-        *("--config.ema_decay=0.0", "--config.log_every=2"),
+        *("--config.steps=26", "--config.checkpoint_every=8", "--config.log_every=2"),
+        *(f"--config.{key}={value}" for key, value in SPIKES.items()),
+        "--config.spikes.policy=rollback",
     )
-    faults = {0: "wrong@20", 1: "wrong@20 late@0.5"}
+    faults = {0: "wrong@20", 1: "wrong@20 late@0.5 weak@30"}
     with Run(tmp_path, *flags, cache=programs, faults=faults) as run:
         assert run.codes()[0] == [0, 0], run.text()[-4000:]
     assert "Going back to step 16." in run.text(0)
     assert re.search(r"process 1 \(.*\) keeps the others waiting: it was late for", run.text(0))
+    assert re.search(r"The devices of process 1 \(.*\) are slow: for the same work", run.text(0))
     assert rollbacks.read(tmp_path) == [rollbacks.Rollback(16, 21, 21)]
     steps = [row["step"] for row in metrics.read(tmp_path) if "train/loss" in row]
     assert steps == list(range(2, 27, 2))
