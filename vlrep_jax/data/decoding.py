@@ -45,12 +45,16 @@ def decode(data, max_pixels=MAX_PIXELS):
 
 
 def open_picture(data, max_pixels=MAX_PIXELS):
-    """Decodes an untrusted picture as it is, to a PIL image; errors as `decode`."""
-    return loaded(read_header(data, max_pixels), lambda image: image)
+    """Decodes an untrusted picture as it is, however thin, to a PIL image; errors as `decode`."""
+    return loaded(read_header(data, max_pixels, min_side=1), lambda image: image)
 
 
-def read_header(data, max_pixels=MAX_PIXELS):
+def read_header(data, max_pixels=MAX_PIXELS, *, min_side=2):
     """Opens an untrusted picture and decodes nothing yet.
+
+    Args:
+        data, max_pixels: as in `decode`.
+        min_side: what is thinner is `too_small`, in pixels.
 
     Returns:
         A PIL image that is not loaded; `loaded` does that.
@@ -68,7 +72,7 @@ def read_header(data, max_pixels=MAX_PIXELS):
         raise BadImage("format", str(error)) from error
     if image.width * image.height > max_pixels:
         raise BadImage("too_large", f"{image.width}x{image.height} of at most {max_pixels} pixels")
-    if min(image.size) < 2:
+    if min(image.size) < min_side:
         raise BadImage("too_small", f"{image.width}x{image.height}")
     if image.info.get("progressive"):
         _check_scans(data, image.width * image.height, max_pixels)

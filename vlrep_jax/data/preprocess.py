@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from vlrep_jax.data.decoding import MAX_PIXELS, BadImage, decode, on_white, open_picture, to_rgb
 
@@ -186,11 +186,15 @@ class Preprocess:
         size = self.size
         ratio = max(side / size for side in picture.size)
         width, height = (max(round(side / ratio), 1) for side in picture.size)
-        top, left = (size - height) // 2, (size - width) // 2
-        square = np.full((size, size, 3), self.fill, np.uint8)
         resized = self._resized(picture, height, width)
-        square[top : top + height, left : left + width] = _rgb(resized)
-        return square
+        across, down = size - width, size - height
+        border = (across // 2, down // 2, across - across // 2, down - down // 2)
+        # In the picture's own mode, as OpenCLIP has it: of a palette `fill` is an index.
+        fill = self.fill if len(resized.getbands()) == 1 else (self.fill,) * len(resized.getbands())
+        square = ImageOps.expand(resized, border, fill)
+        if resized.mode == "P":
+            square.putpalette(resized.getpalette())
+        return _rgb(square)
 
 
 def _rgb(picture):
