@@ -42,6 +42,12 @@ def pytest_unconfigure(config):
         shutil.rmtree(os.environ.pop(SHARED, ""), ignore_errors=True)
 
 
+@pytest.fixture(scope="session")
+def programs(pytestconfig):
+    """Directory of the programs that tests compile, for the processes that they start."""
+    return pytestconfig.cache.mkdir("compiled")
+
+
 @pytest.fixture(scope="module", autouse=True)
 def programs_of_one_file_at_a_time():
     """Each compiled program maps some memory; those of all files pass Linux's limit of 65,530 maps,

@@ -11,6 +11,7 @@ from data_files import write_csv, write_folder, write_pictures
 from emoji_data import ListSource, emoji_dir, flat
 from PIL import Image
 from tars import shards
+from test_answers import write_files
 
 from vlrep_jax.build import build
 from vlrep_jax.data import zero_shot_sets
@@ -71,6 +72,7 @@ def sections(nested_dir, tmp_path_factory):
     nested = {"image": "picture", "captions": "captions.text", "key": "meta.file"}
     made = [
         {"name": "emoji_captions", "data_dir": str(emoji_dir()), "split": "unseen"},
+        {"name": "emoji_questions", "data_dir": str(emoji_dir()), "split": "unseen"},
         files,
         {"name": "folder", "path": str(folder)},
         {
@@ -80,9 +82,11 @@ def sections(nested_dir, tmp_path_factory):
                 "b": {"source": {"name": "folder", "path": str(folder)}, "weight": 1.5},
             },
         },
+        {"name": "moving", "source": {"name": "folder", "path": str(folder)}, "frames": 2},
         {"name": "subset", "source": files, "first": 3, "salt": "x"},
         {"name": "tar", "path": shards(tmp_path_factory.mktemp("tar"), 3, 4)},
         {"name": "tfds", "path": str(nested_dir), "split": "train", **nested},
+        {"name": "vqa", **write_files(tmp_path_factory.mktemp("vqa"))},
     ]
     return {section["name"]: section for section in made}
 
@@ -280,9 +284,11 @@ def test_bad_paths_and_splits_list_what_exists(nested_dir, tmp_path):
 
 def test_labels_and_sets_for_zero_shot():
     source = SOURCES["emoji_captions"](emoji_dir(), "unseen")
-    for make_set in zero_shot_sets.ZERO_SHOT_SETS.values():
-        found = make_set(source)
-        assert found.labels.shape == (len(source),) and found.labels.dtype == np.int32
+    moving = SOURCES["moving"](source, frames=2)
+    for name, make_set in zero_shot_sets.ZERO_SHOT_SETS.items():
+        source_of_set = source if name in ("skin_tone", "group") else moving
+        found = make_set(source_of_set)
+        assert found.labels.shape == (len(source_of_set),) and found.labels.dtype == np.int32
         # Every class has pictures, else its accuracy would be undefined.
         assert set(found.labels) - {-1} == set(range(len(found.class_names)))
         assert all(template.count("{}") == 1 for template in found.templates)

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from vlrep_jax.run import Session
+from vlrep_jax.session import Session
 from vlrep_jax.timing import Clock, DeviceWatch, Interval
 from vlrep_jax.train import TrainState, fit
 
@@ -63,12 +63,12 @@ def share_of_waiting(data_s, step_s):
     made = Session.device_batches(session)
     clock.lap("set-up")
     interval, previous = Interval(0, clock), None
-    for _ in range(8):
+    for number in range(8):
         next(made)
         ended = threading.Event()
         threading.Timer(step_s, ended.set).start()
         leaf = Leaf(ended)
-        watch.follow({"loss": leaf})
+        watch.follow(number, {"loss": leaf})
         if previous is not None:
             previous.block_until_ready()
         previous = leaf

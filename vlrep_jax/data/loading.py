@@ -5,6 +5,7 @@ from collections import Counter
 
 import numpy as np
 
+from vlrep_jax.answers import accuracies, normalize
 from vlrep_jax.data.caption_choice import not_blank, of_source, one_of_each
 from vlrep_jax.data.decoding import BadImage, decode
 from vlrep_jax.data.picture import Picture
@@ -28,10 +29,12 @@ class TrainLoader:
         cache,
         decoder,
         captions_per_image=1,
+        answers=(),
     ):
         self._source, self._transform = source, transform
         self._caption = of_source(source, caption)
         self._captions_per_image = captions_per_image
+        self._answers = {answer: number for number, answer in enumerate(answers)}
         self._tokenizer, self._context_length, self._seed = tokenizer, context_length, seed
         self._max_pixels, self._decoder = max_pixels, decoder
         self._cached = {} if cache else None
@@ -48,7 +51,7 @@ class TrainLoader:
             of each sample that was replaced.
         """
         rows = self._rows(first_position, [int(i) for i in indices])
-        texts, images, pair_ids, bad, reasons = [], None, [], [], []
+        texts, images, pair_ids, bad, reasons, scores = [], None, [], [], [], []
         for number, row in enumerate(rows):
             said, text, image, row_reasons = self._good(*row)
             if images is None:
@@ -57,6 +60,8 @@ class TrainLoader:
             images[number] = image
             texts.append(text)
             pair_ids.append(_pair_id(said, text))
+            if self._answers:
+                scores.append(self._scores(said))
             bad.append(bool(row_reasons))
             reasons.extend(row_reasons[:1])
         ids, truncated = self._tokenizer.encode_batch(texts, self._context_length)
@@ -67,7 +72,21 @@ class TrainLoader:
             "bad": np.asarray(bad, bool),
             "truncated": truncated,
         }
-        return batch, reasons
+        return batch | ({"answers": np.stack(scores)} if scores else {}), reasons
+
+    def _scores(self, sample):
+        """float32[n]: what each of the known answers would get of the sample's annotators."""
+        scores = np.zeros(len(self._answers), np.float32)
+        if "answers" not in sample.labels:
+            raise ValueError(
+                f"The source has no label 'answers', only {sorted(sample.labels)}: a model with "
+                "answers learns from questions, such as those of the source 'vqa'."
+            )
+        for answer, score in accuracies(sample.labels["answers"]).items():
+            number = self._answers.get(answer, self._answers.get(normalize(answer)))
+            if number is not None:
+                scores[number] = score
+        return scores
 
     def _rows(self, first_position, indices):
         """(index, sample, the sample with the captions to choose among, rng) of each row.
@@ -148,10 +167,10 @@ class EvalLoader:
 
     def __call__(self, first):
         """The batch, and (reason, key) of each picture that cannot be decoded."""
-        rows, size = self._rows, self._preprocess.size
+        rows = self._rows
         indices = list(range(first, min(first + rows, len(self._source))))
         samples = self._source.__getitems__(indices) if indices else []
-        images = np.zeros((rows, size, size, 3), np.uint8)
+        images = np.zeros((rows, *self._preprocess.shape), np.uint8)
         weights, index = np.zeros(rows, np.float32), np.full(rows, -1, np.int32)
         reasons = []
         for row, sample in enumerate(samples):

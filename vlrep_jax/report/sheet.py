@@ -100,24 +100,24 @@ class _Sheet:
 
     def text(self, x, y, text, *, bold=False, colour=INK, size=TEXT_SIZE):
         """Draws one line and returns its width."""
-        font = _font(round(size * self._scale), bold)
-        self._draw.text((x * self._scale, y * self._scale), text, fill=colour, font=font)
-        return font.getlength(text) / self._scale
+        drawn = font(round(size * self._scale), bold)
+        self._draw.text((x * self._scale, y * self._scale), text, fill=colour, font=drawn)
+        return drawn.getlength(text) / self._scale
 
     def wrap(self, text, width, *, lines, bold=False):
         """The text in lines of at most `width`; what does not fit becomes an ellipsis."""
-        font, width = _font(round(TEXT_SIZE * self._scale), bold), width * self._scale
+        drawn, width = font(round(TEXT_SIZE * self._scale), bold), width * self._scale
         wrapped, words = [""], text[:2000].split()
         for word in words:
             longer = f"{wrapped[-1]} {word}".strip()
-            if font.getlength(longer) <= width or not wrapped[-1] or len(wrapped) == lines:
+            if drawn.getlength(longer) <= width or not wrapped[-1] or len(wrapped) == lines:
                 wrapped[-1] = longer  # too long only for the last line, or for a word of its own
             else:
                 wrapped.append(word)
         for i, line in enumerate(wrapped):
             # At most this many characters are looked at: a caption may be a whole document.
             line, end = line[:500], "…" if len(line) > 500 else ""
-            while line and font.getlength(line + end) > width:
+            while line and drawn.getlength(line + end) > width:
                 line, end = line[:-1].rstrip(), "…"
             wrapped[i] = line + end
         return wrapped
@@ -137,11 +137,11 @@ class _Sheet:
         left, top = ((PICTURE * s - side) // 2 for side in picture.size)
         self._image.paste(picture, (round(x * s) + left, round(y * s) + top))
         if note:
-            font = _font(round((TEXT_SIZE - 2) * s), False)
-            width = font.getlength(note) + 8 * s
+            drawn = font(round((TEXT_SIZE - 2) * s), False)
+            width = drawn.getlength(note) + 8 * s
             corner = [box[2] - width, box[3] - 15 * s, box[2], box[3]]
             self._draw.rounded_rectangle(corner, 4 * s, fill=RIGHT)
-            self._draw.text((corner[0] + 4 * s, corner[1] + s), note, fill="white", font=font)
+            self._draw.text((corner[0] + 4 * s, corner[1] + s), note, fill="white", font=drawn)
 
     def band(self, x, y, width, height):
         s = self._scale
@@ -159,7 +159,8 @@ class _Sheet:
 
 
 @cache
-def _font(size, bold):
+def font(size: int, bold: bool = False):
+    """DejaVu Sans of so many pixels, as a font of Pillow's."""
     # matplotlib's own copy: no font need be installed, and it holds more scripts than Pillow's.
     import matplotlib
     from PIL import ImageFont
