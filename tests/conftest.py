@@ -1,6 +1,8 @@
 """Eight CPU devices, quick compilation, strict rank promotion, and compiled programs kept."""
 
 import os
+import shutil
+import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Compiling is most of what tests cost; without optimization it takes a quarter of the time. Tests
@@ -20,6 +22,8 @@ os.environ["XLA_FLAGS"] = " ".join(
 import jax
 import pytest
 
+SHARED = "VLREP_TESTS_SHARED"  # names a directory of all processes of a test run
+
 
 def pytest_configure(config):
     # A vector meeting a matrix is a bug more often than a wish; write out the new dimension.
@@ -28,6 +32,14 @@ def pytest_configure(config):
         jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("compiled")))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+    if not hasattr(config, "workerinput"):  # whose processes inherit it
+        os.environ[SHARED] = tempfile.mkdtemp(prefix="vlrep_tests_")
+
+
+def pytest_unconfigure(config):
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(os.environ.pop(SHARED, ""), ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

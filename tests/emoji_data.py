@@ -1,9 +1,10 @@
 """One prepared `emoji_captions` directory for all tests of a run, and a source held in memory."""
 
+import fcntl
 import functools
 import hashlib
 import io
-import tempfile
+import os
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +13,15 @@ from PIL import Image
 from vlrep_jax.data import emoji_captions
 from vlrep_jax.data.sources import Sample
 
-_KEPT = []
-
 
 @functools.cache
 def emoji_dir():
-    """A data directory that holds emoji_captions; removed when the process ends."""
-    _KEPT.append(tempfile.TemporaryDirectory(prefix="vlrep_emoji_"))
-    path = Path(_KEPT[-1].name)
-    emoji_captions.prepare(path, progress=lambda line: None)
+    """A data directory that holds emoji_captions; removed when the test run ends."""
+    path = Path(os.environ["VLREP_TESTS_SHARED"])  # conftest.py makes it
+    # Preparing takes ten seconds: one process does it, and the others wait.
+    with open(path / "emoji.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        emoji_captions.prepare(path, progress=lambda line: None)
     return path
 
 

@@ -73,7 +73,7 @@ def test_a_batch_is_arrays_of_the_promised_shapes():
 
 @pytest.mark.parametrize("changed", [{}, {"num_threads": 1}, {"prefetch": 1}, {"cache": True}])
 def test_batches_depend_on_the_seed_alone(changed):
-    assert_equal(taken(emoji_batches(**changed), 9), taken(emoji_batches(), 9))
+    assert_equal(taken(emoji_batches(**changed), 7), taken(emoji_batches(), 7))
 
 
 def test_another_seed_gives_another_order_and_augmentation():
@@ -102,7 +102,7 @@ def test_hosts_together_see_the_batches_that_one_host_sees(hosts):
     assert_equal(joined, whole)
 
 
-@pytest.mark.parametrize("stop", [0, 1, 6, 7, 13])  # an epoch ends within batch 6
+@pytest.mark.parametrize("stop", [0, 6, 13])  # an epoch ends within batch 6
 def test_continuing_anywhere_gives_the_uninterrupted_batches(stop):
     whole = taken(emoji_batches(), 16)
     first = emoji_batches()

@@ -60,14 +60,14 @@ def joined(parts):
 @pytest.mark.parametrize("kind", KINDS)
 def test_neither_hosts_nor_resuming_change_a_batch(kind, captions_per_image, made):
     options = {"captions_per_image": captions_per_image}
-    if captions_per_image > 1 and "lanes" in kind:
-        pytest.skip("8 lanes of 8 pictures: tested with one caption")
+    if captions_per_image > 1 and ("lanes" in kind or "s3" in kind):
+        pytest.skip("tested with one caption: 8 lanes have 8 pictures, and requests take long")
     source = open_section(made[kind])
     whole = taken(batches(source, **options), COUNT)
     assert not np.concatenate([batch["bad"] for batch in whole]).any()
     assert len({batch["text"].tobytes() for batch in whole}) == COUNT
     state = {}
-    for hosts in (2, 4, 8):
+    for hosts in (2, 4) if "s3" in kind else (2, 4, 8):
         own = [
             batches(source, process_index=host, process_count=hosts, **options)
             for host in range(hosts)

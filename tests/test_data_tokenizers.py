@@ -235,6 +235,8 @@ def test_the_short_way_of_repairing_is_that_of_ftfy():
     """On each character it is for, beside some that make mojibake, and in random texts."""
     every = [chr(c) for c in range(0x110000) if not 0xD800 <= c < 0xE000]
     alone = [c for c in every if cleaning._UNTOUCHED.fullmatch(c)]
+    # Of Han and Hangul, which are in blocks of thousands that nothing tells apart, every ninth.
+    alone = [c for c in alone if c < "\u4e00" or ord(c) % 9 == 0]
     near = [f"{a}{c}{b}" for a, b in ("xy", "Ã ", " €", "â¬") for c in alone[:1000]]
     rng = np.random.default_rng(0)
     mixed = ["".join(rng.choice(alone, 12)) for _ in range(3000)]
@@ -245,5 +247,5 @@ def test_the_short_way_of_repairing_is_that_of_ftfy():
         expected = html.unescape(html.unescape(ftfy.fix_text(text)))
         assert cleaning.repair(text) == cleaning.collapse(expected), repr(text)
         short += cleaning._is_whole(text)
-    assert short > 30_000  # or nothing of it was tried
+    assert short > 10_000  # or nothing of it was tried
     assert not any(map(cleaning._is_whole, wrong))
