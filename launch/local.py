@@ -9,6 +9,7 @@ its process in front. It needs nothing but Python.
 import argparse
 import ctypes
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -43,6 +44,10 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if args.processes < 1:
         parser.error(f"--processes={args.processes} must be at least 1")
+    if args.restarts < 0 or args.grace_s < 0:
+        parser.error("--restarts and --grace_s must not be negative")
+    if shutil.which(args.command[0]) is None:
+        parser.error(f"there is no program {args.command[0]!r}")
     signals = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: signals.append(number))

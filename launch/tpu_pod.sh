@@ -15,7 +15,10 @@ if (($# < 4)); then
 fi
 name=$1 type=$2 workdir=$3 config=$4
 shift 4
-: "${PROJECT:?set PROJECT to the Google Cloud project}" "${ZONE:?set ZONE, such as us-central2-b}"
+if [[ -z ${PROJECT:-} || -z ${ZONE:-} ]]; then
+  echo "$0: set PROJECT to the Google Cloud project, and ZONE, such as us-central2-b" >&2
+  exit 2
+fi
 readonly stopped=42 source="${SOURCE:-$(cd "$(dirname "$0")/.." && pwd)}"
 slices=${SLICES:-1}
 where=(--project="$PROJECT" --zone="$ZONE")

@@ -30,6 +30,12 @@ def pytest_configure(config):
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
+@pytest.fixture(scope="session")
+def programs(pytestconfig):
+    """Directory of the programs that tests compile, for the processes that they start."""
+    return pytestconfig.cache.mkdir("compiled")
+
+
 @pytest.fixture(scope="module", autouse=True)
 def programs_of_one_file_at_a_time():
     """Each compiled program maps some memory; those of all files pass Linux's limit of 65,530 maps,

@@ -1,6 +1,7 @@
 """Checkpoints that are damaged, of another model, rolled back, or could not be saved."""
 
 import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -130,6 +131,24 @@ def test_damage_is_named_set_aside_and_the_next_older_step_used(damage, tmp_path
     checkpoints.close()
     assert Checkpoints(tmp_path).newest_good(LIKE).step == 3
     assert aside.exists()
+
+
+def test_messages_call_the_directory_as_it_was_given(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    directory = with_steps(Path("run"), 1, 2, keep=9)
+    half(directory, 2)
+    (row,) = [row for row in listing.list_steps(directory) if row.step == 2]
+    assert "run/checkpoints/2/state" in row.problem and str(tmp_path) not in row.problem
+    checkpoints = Checkpoints("run")
+    with pytest.raises(FileNotFoundError, match=r"No checkpoint of step 7 in run/checkpoints;"):
+        checkpoints.restore(7, LIKE)
+    with pytest.raises(ValueError, match=r"^run/checkpoints/2 is damaged: ") as caught:
+        checkpoints.restore(2, LIKE)
+    (note,) = checkpoints.newest_good(LIKE).notes
+    half(directory, 1)
+    with pytest.raises(ValueError, match=r"No checkpoint in run/checkpoints is whole") as none:
+        checkpoints.newest_good(LIKE)
+    assert not any(str(tmp_path) in str(words) for words in (caught.value, note, none.value))
 
 
 def test_two_flipped_signs_are_found(tmp_path):

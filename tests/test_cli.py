@@ -118,7 +118,7 @@ def test_a_wrong_option_of_an_evaluation_is_told_before_training(changed, messag
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("--config.stpes=3", "config has no key 'stpes'; did you mean 'steps'?"),
+        ("--config.stpes=3", "config has no key 'stpes'; did you mean 'steps'"),
         ("--config.schedule.paek=1", "config.schedule has no key 'paek'; did you mean 'peak'?"),
         ("--config.steps.more=1", "config.steps is a value, not a section"),
         ("--config.steps", "--config.steps has no value; write --config.steps=VALUE"),

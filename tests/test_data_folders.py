@@ -58,6 +58,26 @@ def test_what_is_left_out_is_counted_by_reason(tmp_path):
     assert source.skipped == {"no_text": 1, "no_picture": 2, "svg": 1, "outside": 1}
 
 
+def test_folders_may_lie_deeper_than_pythons_stack(tmp_path, monkeypatch):
+    for folder in (tmp_path / "sub" / "sub", tmp_path / "sub-mine"):
+        write_folder(folder)
+    monkeypatch.chdir(tmp_path / "sub")
+    for _ in range(1100):
+        os.mkdir("d")
+        os.chdir("d")
+    for name, data in (("z.png", flat(1)), ("z.txt", b"deep")):
+        Path(name).write_bytes(data)
+    try:
+        keys = [sample.key for sample in read(Folder(tmp_path))]
+    finally:
+        os.unlink("z.png"), os.unlink("z.txt")
+        for _ in range(1100):  # pytest would not get to its end
+            os.chdir("..")
+            os.rmdir("d")
+    inner = [f"sub/{key}" for key in ("d/" * 1100 + "z.png", *(f"sub/{name}" for name in NAMES))]
+    assert keys == [*inner, *(f"sub-mine/{name}" for name in NAMES)]
+
+
 def test_bad_texts_and_vanished_files_say_why(tmp_path):
     top = write_folder(tmp_path)
     (top / NAMES[0]).with_suffix(".txt").write_bytes(b"caf\xe9")
@@ -115,6 +135,14 @@ def test_stamps_speak_the_language_asked_for(language, captions, tmp_path):
     assert Folder(tmp_path, language=language)[0].captions == captions
 
 
+def test_stamps_without_a_language_are_pointed_out(tmp_path, caplog):
+    (tmp_path / "a.png").write_bytes(flat(1))
+    (tmp_path / "a.txt").write_text("A bear.\nde.utf8=Ein Bär.\n")
+    assert not Folder(tmp_path, language="de").skipped and not caplog.records
+    Folder(tmp_path)
+    assert "language='en' takes one" in caplog.text
+
+
 @pytest.mark.skipif(not STAMPS.is_dir(), reason=f"{STAMPS}: apt install tuxpaint-stamps-default")
 def test_tux_paints_stamps_as_they_lie_on_disk():
     """Counted by find and comm in version 2022.06.04 of the package."""
@@ -164,8 +192,11 @@ def test_a_path_that_nothing_reads_says_what_was_expected(tmp_path):
         source_of(tmp_path / "notes.doc")
     with pytest.raises(ValueError, match=r"holds no TFDS .*It has: \['notes\.doc'\]"):
         source_of(tmp_path)
+    for name in ("shards/{000..123}.tar.gz", "s3://bucket/t.csv.gz"):
+        with pytest.raises(ValueError, match=r"is compressed, .* unpack it once"):
+            source_of(name)
     with pytest.raises(ValueError, match="a URL has to end in"):
-        source_of("s3://bucket/data")
+        source_of("s3://bucket/data.doc")
     write_pictures(tmp_path)
     write_csv(tmp_path / "t.csv")
     with pytest.raises(ValueError, match=r"name the table, .*t\.csv"):

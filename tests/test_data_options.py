@@ -19,8 +19,17 @@ VALUES = [None, 5, -1, 0, 2.5, float("nan"), "abc", "", True, b"x", [], ["x"], [
 NO_TEXT = {"path": 5, "captions": 5, "image": 5, "key": 5, "identity": ["x"], "labels": "x"}
 # Of each source, options whose every value below is of a wrong type.
 WRONG = {
-    "files": NO_TEXT | {"root": 5, "header": "a,b", "window": "9", "storage_options": "x"},
-    "folder": {"path": 5, "captions": 5, "lines": 1, "language": 5, "identity": True},
+    "files": NO_TEXT
+    | {
+        "root": 5,
+        "header": "a,b",
+        "delimiter": 5,
+        "quotes": "no",
+        "window": "9",
+        "storage_options": "x",
+    },
+    "folder": {"path": 5, "captions": 5, "lines": 1, "language": 5, "identity": True}
+    | {"storage_options": "x"},
     "mixture": {"parts": []},
     "subset": {"source": "x", "share": "0.1", "part": 1, "salt": 1, "exclude": 1, "first": 0.5},
     "tar": {option: value for option, value in NO_TEXT.items() if option != "key"}

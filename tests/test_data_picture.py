@@ -1,5 +1,6 @@
 """Pictures in training: both decoders agree, and a reduced decode changes little."""
 
+import io
 import sys
 from unittest import mock
 
@@ -11,6 +12,7 @@ from test_data_pipeline import batches
 
 from vlrep_jax.data import picture as pictures
 from vlrep_jax.data.decoding import BadImage, decode
+from vlrep_jax.data.jpeg_header import ordinary_size
 from vlrep_jax.data.picture import Picture, find_decoder, reduction
 from vlrep_jax.data.preprocess import resample
 
@@ -83,6 +85,47 @@ def test_a_jpeg_that_breaks_off_in_the_middle_is_refused_by_both(decoder):
     with pytest.raises(BadImage) as caught:  # it has an end, but no more rows
         Picture(data[:half] + b"\xff\xc4\x00\x03\x00" + b"\xff\xd9", decoder).pixels()
     assert caught.value.reason in ("corrupt", "truncated")
+
+
+def test_the_size_of_an_ordinary_jpeg_is_pillows_and_of_others_not_said():
+    image = Image.fromarray(noise(37, 53))
+    for options in ({}, {"subsampling": 0}, {"restart_marker_blocks": 2}, {"comment": b"x" * 300}):
+        assert ordinary_size(encoded(image, "JPEG", **options)) == (37, 53)
+        assert ordinary_size(encoded(image.convert("L"), "JPEG", **options)) == (37, 53)
+    plain = encoded(image, "JPEG")
+    twice = plain.index(b"\xff\xc0")
+    frame = plain[twice : twice + 19]
+    others = [
+        encoded(image, "JPEG", progressive=True),
+        encoded(image.convert("CMYK"), "JPEG"),
+        jpeg(image, 6),
+        encoded(image, "MPO", save_all=True, append_images=[image]),
+        encoded(image),
+        plain[:twice] + frame + plain[twice:],
+        plain[:twice] + frame.replace(b"\x08", b"\x0c", 1) + plain[twice + 19 :],
+        b"\xff\xd8" + b"\xff\xdb\0\0" * 9,
+        b"",
+    ]
+    assert [ordinary_size(data) for data in others] == [None] * len(others)
+
+
+def test_a_damaged_header_is_taken_for_no_other_size_than_pillows():
+    rng, whole = np.random.default_rng(0), encoded(noise(37, 53), "JPEG")
+    said = 0
+    for _ in range(1500):
+        data = bytearray(whole[: int(rng.integers(1, len(whole)))] if rng.random() < 0.1 else whole)
+        for place in rng.integers(0, min(700, len(data)), rng.integers(1, 4)):
+            data[place] = rng.integers(256)
+        size = ordinary_size(bytes(data))
+        try:
+            opened = Image.open(io.BytesIO(data), formats=["JPEG"])
+        except Exception:
+            continue
+        said += size is not None
+        if size is not None:
+            assert size == opened.size[::-1] and opened.mode in ("RGB", "L")
+            assert opened.format == "JPEG" and opened.getexif().get(0x0112, 1) == 1
+    assert said > 100
 
 
 def test_a_reduction_leaves_at_least_the_pixels_that_are_needed():

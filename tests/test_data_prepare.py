@@ -28,7 +28,7 @@ def test_what_is_written_is_what_was_read(table, tmp_path, capsys):
     options = ("--option=key=image", '--option=labels={"size": "size"}', "--option=identity=image")
     assert called("data", "prepare", f"--source={table}", f"--out={out}", *options) == 0
     line = capsys.readouterr().out
-    assert line == f"Wrote 3 samples to {out}; left out: {{'missing': 1}}.\n"
+    assert line == f"Wrote 3 samples to {out}; left out: missing 1.\n"
     source = SOURCES["files"](table, key="image", labels={"size": "size"}, identity="image")
     fields = {"key": "key", "identity": "identity", "labels": {"size": "size"}}
     written = Tfds(**{k: v for k, v in source_of(out).items() if k != "name"}, **fields)

@@ -3,7 +3,10 @@
 import itertools
 import json
 import os
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -78,6 +81,29 @@ def test_neither_hosts_nor_resuming_change_a_batch(kind, captions_per_image, mad
         state = json.loads(state) | {"next_batch": (begun + 3) % 5}
         for host in own:
             host.close()
+
+
+OTHER = """
+import json, sys
+sys.path[:0] = [sys.argv[1]]
+from test_data_seams import batches, open_section
+kept = [(kind, open_section(section)) for kind, section in json.load(sys.stdin).items()]
+print(json.dumps({kind: batches(source).state() for kind, source in reversed(kept)}))
+"""
+
+
+def test_another_process_knows_every_position_again(made):
+    states = {kind: batches(open_section(made[kind])).state() for kind in KINDS}
+    tests = str(Path(__file__).parent)
+    done = subprocess.run(
+        [sys.executable, "-c", OTHER, tests],
+        input=json.dumps(made),
+        env=os.environ | {"PYTHONHASHSEED": "7", "PYTHONPATH": str(Path(tests).parent)},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    assert json.loads(done.stdout.splitlines()[-1]) == states
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,20 +1,23 @@
 """SOURCES: one contract for all, TFDS feature mappings, and clear lines for bad input."""
 
 import io
+import json
 import pickle
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from data_files import write_csv, write_folder, write_pictures
-from emoji_data import emoji_dir, flat
+from emoji_data import ListSource, emoji_dir, flat
 from PIL import Image
 from tars import shards
+from test_answers import write_files
 
 from vlrep_jax.build import build
 from vlrep_jax.data import zero_shot_sets
 from vlrep_jax.data.order import order
-from vlrep_jax.data.sources import SOURCES, Tfds, captions
+from vlrep_jax.data.preparing import write_array_record
+from vlrep_jax.data.sources import SOURCES, Sample, Tfds, captions
 from vlrep_jax.data.sources.sample import key_hashes
 
 COCO_LIKE = [("one",), ("two", "zwei"), ("three", "drei", "trois")]
@@ -69,6 +72,7 @@ def sections(nested_dir, tmp_path_factory):
     nested = {"image": "picture", "captions": "captions.text", "key": "meta.file"}
     made = [
         {"name": "emoji_captions", "data_dir": str(emoji_dir()), "split": "unseen"},
+        {"name": "emoji_questions", "data_dir": str(emoji_dir()), "split": "unseen"},
         files,
         {"name": "folder", "path": str(folder)},
         {
@@ -78,9 +82,11 @@ def sections(nested_dir, tmp_path_factory):
                 "b": {"source": {"name": "folder", "path": str(folder)}, "weight": 1.5},
             },
         },
+        {"name": "moving", "source": {"name": "folder", "path": str(folder)}, "frames": 2},
         {"name": "subset", "source": files, "first": 3, "salt": "x"},
         {"name": "tar", "path": shards(tmp_path_factory.mktemp("tar"), 3, 4)},
         {"name": "tfds", "path": str(nested_dir), "split": "train", **nested},
+        {"name": "vqa", **write_files(tmp_path_factory.mktemp("vqa"))},
     ]
     return {section["name"]: section for section in made}
 
@@ -151,6 +157,66 @@ def test_nested_and_repeated_features_are_mapped(nested_dir):
     assert held["0.png"].labels == {"size": 8}
 
 
+@pytest.fixture
+def two_files(tmp_path):
+    """A prepared data set of two files of 40 samples, and the path of the second one."""
+    folder = tmp_path / "two"
+    pictures = [Sample(flat(i), (f"number {i}",), f"k{i}", {}) for i in range(40)]
+    write_array_record(ListSource(pictures), str(folder))
+    (file,) = folder.glob("*.array_record*")
+    other = file.with_name(file.name.replace("of-00001", "of-00002").replace("00000", "00001"))
+    file = file.rename(file.with_name(file.name.replace("of-00001", "of-00002")))
+    other.write_bytes(file.read_bytes())
+    about = json.loads((folder / "dataset_info.json").read_text())
+    about["splits"][0]["shardLengths"] = ["40", "40"]
+    (folder / "dataset_info.json").write_text(json.dumps(about))
+    return folder, other
+
+
+def test_a_damaged_record_is_a_bad_sample_and_an_absent_file_all_of_its_own(two_files):
+    folder, other = two_files
+    source = Tfds(folder, key="key")
+    assert len(source) == 80 and not any(s.problem for s in source.__getitems__(range(80)))
+    data = bytearray(other.read_bytes())
+    where = data.index(b"number 7")
+    data[where : where + 4] = b"----"
+    other.write_bytes(data)
+    problems = [s.problem for s in Tfds(folder, key="key").__getitems__(range(80))]
+    assert [i for i, problem in enumerate(problems) if problem] == [47]
+    assert problems[47] == "corrupt" and source.shard_of(47) == str(other)
+    rng, whole = np.random.default_rng(0), bytes(data)
+    for way in range(12):
+        data = bytearray(whole[: int(rng.integers(len(whole)))] if way % 3 == 0 else whole)
+        for place in rng.integers(0, max(len(data), 1), 8 * (way % 3 == 1)):
+            data[place : place + 1] = b"?"
+        start = int(rng.integers(len(whole)))
+        data[start : start + 700] = bytes(len(data[start : start + 700]) * (way % 3 == 2))
+        other.write_bytes(data)
+        for sample in Tfds(folder, key="key").__getitems__(range(40, 80)):
+            assert sample.problem == "corrupt" or sample.captions == (f"number {sample.key[1:]}",)
+    other.unlink()
+    held = Tfds(folder, key="key").__getitems__(range(30, 50))
+    assert [s.problem for s in held] == [""] * 10 + ["missing"] * 10
+    assert held[9].captions == ("number 39",) and held[10].key == "#40"
+
+
+def test_prepared_sets_of_one_name_and_length_are_told_apart(tmp_path):
+    found = []
+    for number in range(3):
+        texts = ("a", "a", "longer")[number]
+        folder = tmp_path / str(number) / "mine"
+        write_array_record(ListSource([Sample(flat(1), (texts,), "k", {})]), str(folder))
+        found.append(Tfds(folder).fingerprint())
+    assert found[0] == found[1] != found[2]
+
+
+def test_captions_that_are_no_texts_are_refused(nested_dir):
+    with pytest.raises(ValueError, match=r"several features; name one: 'captions.id', 'captions.t"):
+        nested(nested_dir, captions="captions")
+    with pytest.raises(ValueError, match=r"captions='meta.size' of .* is no text: Tensor"):
+        nested(nested_dir, captions="meta.size")
+
+
 def test_pictures_of_one_identity_share_it(nested_dir):
     by_feature = nested(nested_dir, identity="meta.size").__getitems__(range(3))
     assert {sample.identity for sample in by_feature} == {"8"}
@@ -206,6 +272,9 @@ def test_an_image_path_that_is_no_picture_is_named(nested_dir):
 def test_bad_paths_and_splits_list_what_exists(nested_dir, tmp_path):
     with pytest.raises(ValueError, match=r"no split 'test'; it has \['train'\]"):
         Tfds(nested_dir, "test")
+    with pytest.raises(ValueError, match="read from local disks; mount the store"):
+        Tfds("gs://bucket/set")
+    assert len(Tfds(f"file://{nested_dir}", image="picture", captions="meta.file")) == 3
     with pytest.raises(FileNotFoundError, match="is not a directory"):
         Tfds(tmp_path / "none", "train")
     (tmp_path / "stray.txt").touch()
@@ -215,9 +284,11 @@ def test_bad_paths_and_splits_list_what_exists(nested_dir, tmp_path):
 
 def test_labels_and_sets_for_zero_shot():
     source = SOURCES["emoji_captions"](emoji_dir(), "unseen")
-    for make_set in zero_shot_sets.ZERO_SHOT_SETS.values():
-        found = make_set(source)
-        assert found.labels.shape == (len(source),) and found.labels.dtype == np.int32
+    moving = SOURCES["moving"](source, frames=2)
+    for name, make_set in zero_shot_sets.ZERO_SHOT_SETS.items():
+        source_of_set = source if name in ("skin_tone", "group") else moving
+        found = make_set(source_of_set)
+        assert found.labels.shape == (len(source_of_set),) and found.labels.dtype == np.int32
         # Every class has pictures, else its accuracy would be undefined.
         assert set(found.labels) - {-1} == set(range(len(found.class_names)))
         assert all(template.count("{}") == 1 for template in found.templates)

@@ -81,6 +81,42 @@ def test_a_file_without_a_header_takes_the_given_one(folder):
     assert sample.captions == ("words",) and sample.image == flat(0)
 
 
+def test_other_delimiters_and_quotes_that_are_letters(folder):
+    path = folder / "t.csv"
+    path.write_text(f"image;caption\n{NAMES[0]};one\n")
+    with pytest.raises(ValueError, match=r"\['image;caption'\]; set delimiter to what is between"):
+        Files(path)
+    assert [s.captions for s in read(Files(path, delimiter=";"))] == [("one",)]
+    assert Files(path, delimiter=";").fingerprint() != (
+        Files(path, delimiter=";", quotes=False).fingerprint()
+    )
+    table = folder / "t.tsv"
+    table.write_text(f'image\tcaption\n{NAMES[0]}\t"one\n{NAMES[1]}\ttwo" and\n')
+    assert len(Files(table)) == 1  # the csv module's: a field that goes on over the line
+    captions = [s.captions for s in read(Files(table, quotes=False))]
+    assert captions == [('"one',), ('two" and',)]
+    with pytest.raises(ValueError, match="delimiter=';;' must be one letter"):
+        Files(path, delimiter=";;")
+
+
+def test_a_key_of_json_may_come_late_and_a_column_twice_is_refused(folder):
+    path = folder / "t.jsonl"
+    late = [{"image": NAMES[0]}] * 300 + [{"image": NAMES[0], "caption": "late"}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in late))
+    held = read(Files(path))
+    assert [s.captions for s in held] == [()] * 300 + [("late",)]
+    (folder / "t.csv").write_text("image,caption,caption\na,b,c\n")
+    parquet.write_table(
+        pa.table([pa.array(["x"])] * 3, ["image", "caption", "caption"]), folder / "t.parquet"
+    )
+    for name in ("t.csv", "t.parquet"):
+        with pytest.raises(ValueError, match="has several columns 'caption'"):
+            Files(folder / name)
+    parquet.write_table(pa.table({}), folder / "none.parquet")
+    with pytest.raises(ValueError, match=r"has no column 'image'; it has \[\]"):
+        Files(folder / "none.parquet")
+
+
 def test_several_captions_columns_lists_and_nested_ones(folder):
     rows = [
         {"image": NAMES[0], "a": "x", "b": ["y", "z"], "c": {"d": [{"t": "u"}, {"t": "v"}]}},

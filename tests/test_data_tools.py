@@ -5,6 +5,7 @@ import io
 import itertools
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,10 @@ from PIL import Image
 from tars import shards
 from tiny_recipe import Squares, config
 
+from vlrep_jax import data
 from vlrep_jax.data.sources import SOURCES, Sample
+from vlrep_jax.data.sources.subset import Subset
+from vlrep_jax.data_tools import check_page
 from vlrep_jax.data_tools import scan as scanning
 from vlrep_jax.data_tools.check import check
 from vlrep_jax.data_tools.duplicates import groups_of_equal, groups_of_near
@@ -56,6 +60,23 @@ def checked(source, out, **options):
     assert json.loads((out / "check.json").read_text()) == figures
     texts = ("bad.tsv", "duplicates.txt", "near_duplicates.tsv")
     return figures, {name: (out / name).read_text().splitlines() for name in texts}
+
+
+def test_the_list_of_duplicates_leaves_each_file_once(tmp_path):
+    keys = [" two  spaces", "é/plain.png", "third \u2028 "]
+    source = ListSource(Sample(FIRST, ("a",), key, {}) for key in keys)
+    checked(source, tmp_path / "r")
+    left = Subset(source, exclude=str(tmp_path / "r" / "duplicates.txt"))
+    assert [sample.key for sample in left.__getitems__(range(len(left)))] == keys[:1]
+
+
+def test_every_reason_has_words_on_the_page():
+    code = "\n".join(path.read_text() for path in Path(data.__file__).parent.rglob("*.py"))
+    bad = re.findall(r'(?:BadRow|BadImage)\("(\w+)"|problem="(\w+)"', code)
+    assert {"".join(found) for found in bad} <= check_page.WHY.keys()
+    left_out = re.findall(r'(?:skipped\[|Damaged\()"(\w+)"', code)
+    assert len(bad) > 15 and len(left_out) > 15
+    assert set(left_out) - {"changed"} <= check_page.LEFT_OUT.keys()  # that one is of reading
 
 
 @pytest.mark.parametrize("workers", [0, 2])

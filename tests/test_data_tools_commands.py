@@ -100,7 +100,7 @@ def test_a_wrong_inspection_is_one_line(fails, tmp_path):
     def inspect(*words, out=tmp_path / "p.html"):
         return fails("data", "inspect", *words, f"--out={out}")
 
-    assert "needs --config=FILE" in inspect()
+    assert "takes either PATH or --config=FILE" in inspect()
     assert "needs --out" in fails("data", "inspect", f"--config={TINY}")
     recipe = tmp_path / "recipe.py"
     recipe.write_text(Path(TINY).read_text())
@@ -165,6 +165,14 @@ def test_a_batch_of_a_recipe_is_shown(tmp_path, capsys):
     assert called("data", "inspect", *words, f"--out={out}") == 0
     assert capsys.readouterr().out == f"Wrote 4 rows of the batch of step 2 to {out}\n"
     assert out.read_text().count("<figure") == 4
+
+
+def test_a_path_is_shown_as_clip_would_train_on_it(folder, tmp_path, capsys):
+    out = tmp_path / "page.html"
+    assert called("data", "inspect", folder, "--count=2", f"--out={out}") == 0
+    assert capsys.readouterr().out == f"Wrote 2 rows of the batch of step 0 to {out}\n"
+    page = out.read_text()
+    assert page.count("<figure") == 2 and "224 x 224" in page and str(folder) in page
 
 
 def test_measurements_are_of_every_stage_and_number_of_workers(capsys):

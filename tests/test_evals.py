@@ -87,12 +87,36 @@ class Words:
         self.images_encoded = 0
 
     def images(self, batches):
+        rows = self._rows(batches)
+        self.images_encoded += len(rows)
+        return rows
+
+    def _rows(self, batches):
         rows = [b["image"][np.asarray(b["weights"]) > 0] for b in batches]
-        self.images_encoded += sum(map(len, rows))
         return np.concatenate(rows).astype(np.float32)
 
     def texts(self, texts):
         return np.eye(4, dtype=np.float32)[[self.directions[t.split()[-1]] for t in texts]]
+
+    def image_tokens(self, batches):
+        return self._rows(batches).argmax(axis=1)
+
+    def text_tokens(self, texts):
+        return np.array([self.directions[t.split()[-1]] for t in texts])
+
+    def judge(self, image_tokens, text_tokens, images, texts):
+        """Nearly sure that blue may be called grey; and grey is said often, whatever is shown."""
+        logits = 9.0 * ((image_tokens[images] == 2) & (text_tokens[texts] == 3))
+        told = np.where(text_tokens[texts] == 3, -1.0, -5.0)
+        return np.stack([logits, told], axis=1)
+
+    def scale(self):
+        return 10.0
+
+    def answers(self, batches, questions, blank=False):
+        """The image's hue, whatever is asked; without the image always green."""
+        hues = self._rows(batches).argmax(axis=1) if not blank else np.full(len(questions), 1)
+        return [*self.directions], np.eye(4, dtype=np.float32)[hues]
 
 
 class Squares:
@@ -112,21 +136,73 @@ class Squares:
         return Classes(names, ["a {}", "one {}"], np.array(labels))
 
 
-# By hand. Retrieval: image 2 (blue) scores all captions 0, so its own, number 3, is fourth; image 3
+class Questions(Squares):
+    """What the squares are asked; annotators see the blue one as grey, or do not agree."""
+
+    captions = ("which hue?", "which hue?", "which hue?", "is it?")
+    image_of_caption = np.arange(4)
+
+    def labels(self, name):
+        given = [["red"] * 10, ["green"] * 10, ["grey"] * 8 + ["Blue."] * 2, ["yes"] * 10]
+        return {"answers": given, "question_type": ["hue", "hue", "hue", "yes/no"]}[name]
+
+
+DATA = {"answers": Questions}  # of the other evaluations: Squares
+# Those that embed each image once, for the next as well.
+EMBEDDING = [name for name in EVALS if name != "answers"]
+
+
+def data_of(name):
+    return DATA.get(name, Squares)()
+
+
+# By hand. Answers: red and green are right, "blue" is that of two annotators in ten, 0.6, and yes
+# is no hue. Without the image green alone is right. One answer to all hues is right for one of
+# three, or for all that the eight annotators say, 1; yes is right for its kind; grey for a quarter.
+# Retrieval: image 2 (blue) scores all captions 0, so its own, number 3, is fourth; image 3
 # ties its own caption with number 3: second. Caption 3 finds images 3, 0, 1, then its own: fourth.
 # Zero-shot "light": blue and green tie between the two classes, and red is the lower index.
+# Again, with 9 more for blue and grey: image 2 finds its caption first of the four that are judged,
+# caption 3 its image second (9 below 10), and nothing else moves.
+RETRIEVAL = {
+    "image_to_text_recall@1": 0.5,
+    "image_to_text_recall@3": 0.75,
+    "image_to_text_median_rank": 1.5,
+    "text_to_image_recall@1": 0.8,
+    "text_to_image_recall@3": 0.8,
+    "text_to_image_median_rank": 1.0,
+}
 CONTRACT = {
-    "retrieval": (
-        dict(ks=(1, 3)),
+    "answers": (
+        {},
         {
-            "image_to_text_recall@1": 0.5,
-            "image_to_text_recall@3": 0.75,
-            "image_to_text_median_rank": 1.5,
-            "text_to_image_recall@1": 0.8,
-            "text_to_image_recall@3": 0.8,
-            "text_to_image_median_rank": 1.0,
+            "accuracy": pytest.approx((1 + 1 + 0.6 + 0) / 4),
+            "without_picture": 0.25,
+            "majority": 0.5,
+            "majority_overall": 0.25,
+            "hue/accuracy": pytest.approx(2.6 / 3),
+            "hue/without_picture": pytest.approx(1 / 3),
+            "hue/majority": pytest.approx(1 / 3),
+            "hue/questions": 3.0,
+            "yes/no/accuracy": 0.0,
+            "yes/no/without_picture": 0.0,
+            "yes/no/majority": 1.0,
+            "yes/no/questions": 1.0,
         },
     ),
+    "rerank": (
+        dict(ks=(1, 3), depth=4),
+        {
+            "image_to_text_recall@1": 0.75,
+            "image_to_text_recall@3": 1.0,
+            "image_to_text_median_rank": 1.0,
+            "text_to_image_recall@1": 0.8,
+            "text_to_image_recall@3": 1.0,
+            "text_to_image_median_rank": 1.0,
+        }
+        | {f"towers/{name}": value for name, value in RETRIEVAL.items()},
+    ),
+    "retrieval": (dict(ks=(1, 3)), RETRIEVAL),
     "zero_shot": (
         dict(sets=("hue", "light")),
         {
@@ -147,14 +223,14 @@ def test_contract_covers_every_evaluation():
 @pytest.mark.parametrize("name", EVALS)
 def test_evaluation_has_the_known_score(name):
     options, expected = CONTRACT[name]
-    result = EVALS[name](Words(), Squares(), **options)
+    result = EVALS[name](Words(), data_of(name), **options)
     assert isinstance(result, EvalResult)
     assert result.metrics == expected
     assert all(type(value) is float for value in result.metrics.values())
-    assert result.details["image"].shape == (4, 4)
+    assert name not in EMBEDDING or result.details["image"].shape == (4, 4)
 
 
-@pytest.mark.parametrize("name", EVALS)
+@pytest.mark.parametrize("name", EMBEDDING)
 def test_evaluation_takes_embedded_images(name):
     options, expected = CONTRACT[name]
     first, encoder = EVALS[name](Words(), Squares(), **options), Words()
@@ -169,16 +245,38 @@ def test_evaluation_runs_on_a_mesh(name, devices):
     mesh = jax.make_mesh(
         (devices,), ("data",), devices=jax.devices()[:devices], axis_types=(AxisType.Auto,)
     )
-    options = options | dict(mesh=mesh, chunk=3)
-    assert EVALS[name](Words(), Squares(), **options).metrics == expected
+    options = options | dict(mesh=mesh) | (dict(chunk=3) if name in EMBEDDING else {})
+    assert EVALS[name](Words(), data_of(name), **options).metrics == expected
 
 
-@pytest.mark.parametrize("name", EVALS)
+@pytest.mark.parametrize("name", EMBEDDING)
 def test_evaluation_of_a_diverged_model_is_an_error(name):
     encoder = Words()
     encoder.texts = lambda texts: np.full((len(texts), 4), np.nan)
     with pytest.raises(ValueError, match="NaN"):
         EVALS[name](encoder, Squares(), **CONTRACT[name][0])
+
+
+def test_what_lies_below_the_depth_keeps_its_place():
+    options = dict(ks=(1, 3), depth=3)
+    metrics = EVALS["rerank"](Words(), Squares(), **options).metrics
+    # Image 2's caption and caption 3's image are fourth: they are not judged.
+    assert {name: metrics[name] for name in RETRIEVAL} == RETRIEVAL
+
+
+def test_a_diverged_judge_is_an_error():
+    encoder = Words()
+    encoder.judge = lambda *pairs: np.full((len(pairs[-1]), 1), np.nan)
+    with pytest.raises(ValueError, match="16 of 16 judgements are NaN"):
+        EVALS["rerank"](encoder, Squares(), ks=(1,), depth=4)
+    encoder.answers = lambda *_, blank=False: (["a"], np.full((4, 1), np.nan))
+    with pytest.raises(ValueError, match="An answer's logit is NaN"):
+        EVALS["answers"](encoder, Questions())
+
+
+def test_captions_that_are_no_questions_are_an_error():
+    with pytest.raises(ValueError, match="one caption, a question"):
+        EVALS["answers"](Words(), Squares())
 
 
 def test_zero_shot_details_name_each_set():

@@ -13,7 +13,7 @@ import pytest
 
 COUNT = int(os.environ.get("VLREP_FUZZ", 480))
 PARTS = 4
-PICTURE_S = 10  # of all five decodings of one picture, on a machine that may be busy
+PICTURE_S = 10  # of the processor, for all five decodings of one picture
 GROWN_MB = 400  # over pictures of up to 4 million pixels, of which several copies may live at once
 
 

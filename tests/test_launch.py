@@ -8,6 +8,7 @@ import json
 import os
 import re
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from vlrep_jax import addresses
 from vlrep_jax.exits import STOPPED_CODE, USER_ERROR_CODE
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -268,3 +270,39 @@ def test_a_pod_that_is_told_to_stop_passes_it_on_and_says_how_it_ended(tmp_path)
     assert launched.returncode == STOPPED_CODE, said
     assert time.monotonic() - began < 50  # it did not wait for what was not told
     assert len((tmp_path / "starts").read_text().splitlines()) == 2
+
+
+# Mistakes.
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["local.py", "--processes=0", "--", "true"], "--processes=0 must be at least 1"),
+        (["local.py", "--processes=2", "--restarts=-1", "--", "true"], "must not be negative"),
+        (["local.py", "--processes=2", "--", "no-such-program"], "no program 'no-such-program'"),
+        (["tpu_pod.sh"], "PROJECT=p ZONE="),
+        (["tpu_pod.sh", "name", "v4-8", "gs://b/r", "c.py"], "set PROJECT to the Google Cloud"),
+    ],
+)
+def test_a_mistake_is_told_with_exit_code_2(command, message):
+    program = LAUNCH / command[0]
+    python = [sys.executable] if program.suffix == ".py" else []
+    without = {k: v for k, v in os.environ.items() if k not in ("PROJECT", "ZONE")}
+    done = subprocess.run(
+        [*python, str(program), *command[1:]], env=without, capture_output=True, text=True
+    )
+    assert done.returncode == USER_ERROR_CODE
+    assert message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_an_address_at_which_process_0_cannot_listen_is_named():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        places = (f"127.0.0.1:{port}", f"203.0.113.9:{port}", f"no.such.host.invalid:{port}")
+        for place in places:
+            with pytest.raises(ValueError, match=rf"Process 0 cannot listen at {place} \("):
+                addresses.check_listens(place)
+    addresses.check_listens(f"127.0.0.1:{port}")

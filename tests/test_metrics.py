@@ -1,15 +1,18 @@
 """metrics.jsonl and TensorBoard events through crashes and resumes, and the progress display."""
 
+import contextlib
 import io
 import json
 import math
 import os
+import resource
 import struct
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.record_writer import masked_crc32c
 
 from vlrep_jax import metrics
 from vlrep_jax.metrics import MetricsWriter, Progress, read
@@ -20,11 +23,25 @@ def tensorboard_events(workdir):
     events = []
     for path in sorted((workdir / "tb").iterdir()):
         data = path.read_bytes()
-        while data:
+        while len(data) >= 16:
             (length,) = struct.unpack("<Q", data[:8])
+            if len(data) < 16 + length:
+                break  # a killed process was writing it
+            for part, check in ((data[:8], 8), (data[12 : 12 + length], 12 + length)):
+                assert masked_crc32c(part) == struct.unpack("<I", data[check : check + 4])[0]
             events.append(Event.FromString(data[12 : 12 + length]))
             data = data[16 + length :]
     return events
+
+
+def shown(workdir, tag):
+    """[(step, value)] of a scalar as TensorBoard shows it: a file may hide some of earlier ones."""
+    points = []
+    for event in tensorboard_events(workdir):
+        if event.session_log.status == SessionLog.START:
+            points = [point for point in points if point[0] < event.step]
+        points += [(event.step, v.simple_value) for v in event.summary.value if v.tag == tag]
+    return points
 
 
 def scalars(workdir):
@@ -113,6 +130,83 @@ def test_torn_last_line_is_repaired(tmp_path, cut):
     write_steps(tmp_path, [3], start_step=2)
     assert [row["step"] for row in read(tmp_path)] == [*kept, 3]
     assert path.read_bytes().count(b"\n") == len(kept) + 1
+
+
+@pytest.mark.parametrize("cut", [1, 7, 30])
+def test_a_killed_process_costs_tensorboard_at_most_what_comes_again(tmp_path, cut):
+    """Every write is with the system when it returns, so nobody closes anything here."""
+    first = MetricsWriter(tmp_path)
+    for step in range(6):
+        first.write(step, {"train/loss": step})
+    (path,) = (tmp_path / "tb").iterdir()
+    path.write_bytes(path.read_bytes()[:-cut])
+    assert [step for step, _ in shown(tmp_path, "train/loss")] == [0, 1, 2, 3, 4]
+    second = MetricsWriter(tmp_path, start_step=3)  # within the same second
+    for step in range(4, 8):
+        second.write(step, {"train/loss": -step})
+    assert shown(tmp_path, "train/loss") == [(s, s if s < 4 else -s) for s in range(8)]
+
+
+def test_going_back_drops_later_steps_in_both_records(tmp_path):
+    with MetricsWriter(tmp_path) as writer:
+        for step in (1, 2, 3):
+            writer.write(step, {"train/loss": step})
+        writer.rewind(2)
+        writer.write(3, {"train/loss": 30})
+        writer.rewind(0)
+        writer.write(1, {"train/loss": 100})
+    assert read(tmp_path) == [{"step": 1, "train/loss": 100}]
+    assert shown(tmp_path, "train/loss") == [(1, 100)]
+
+
+def test_a_run_that_begins_again_drops_what_was_written_of_step_0(tmp_path):
+    """An evaluation before the first step, say, of a run that was killed before its first save."""
+    for value in (1, 2):
+        with MetricsWriter(tmp_path) as writer:
+            writer.write(0, {"train/loss": value})
+    assert read(tmp_path) == [{"step": 0, "train/loss": 2}]
+    assert shown(tmp_path, "train/loss") == [(0, 2)]
+
+
+@contextlib.contextmanager
+def files_no_larger_than(size):
+    """As a full disk: what goes beyond is written up to there, then refused."""
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+
+
+@pytest.mark.parametrize("room", range(30, 131, 20))
+def test_rows_wait_while_the_disk_is_full_and_none_is_lost_or_torn(tmp_path, room, capsys):
+    with MetricsWriter(tmp_path, total_steps=9) as writer:
+        with files_no_larger_than(room):
+            for step in range(6):
+                writer.write(step, {"train/loss": step})
+            with pytest.raises(OSError, match="File too large"):
+                writer.sync()
+        assert capsys.readouterr().err.count("could not be written") == 1
+        writer.write(6, {"train/loss": 6})
+        writer.sync()
+        assert [row["step"] for row in read(tmp_path)] == list(range(7))
+        assert [step for step, _ in shown(tmp_path, "train/loss")] == list(range(7))
+    writer = MetricsWriter(tmp_path, start_step=6)
+    with files_no_larger_than(room):
+        writer.write(7, {"train/loss": 7})
+        with pytest.raises(OSError, match="File too large"):
+            writer.close()  # nobody is told that all is well
+
+
+def test_values_beyond_float32_are_infinite_in_tensorboard(tmp_path):
+    with MetricsWriter(tmp_path) as writer:
+        writer.write(300, {"ü": 1e39, "b": -1e300, "c": math.nan})
+    assert [(step, value) for step, _, value in scalars(tmp_path)][:2] == [
+        (300, math.inf),
+        (300, -math.inf),
+    ]
+    assert shown(tmp_path, "ü") == [(300, math.inf)]
 
 
 def test_crash_during_the_rewind_loses_nothing(tmp_path, monkeypatch):

@@ -59,7 +59,7 @@ def test_a_preset_has_its_published_number_of_parameters_and_flops(name):
     if image is not None:
         sides = parameter_count(params["image"]), parameter_count(params["text"])
         assert sides == (image, text)
-    counted = flops.forward(model, size, length).values()
+    counted = flops.forward(model, (size, size, 3), length).values()
     assert [round(value / 1e9, 2) for value in counted] == gflops
 
 

@@ -181,13 +181,15 @@ def test_text_that_is_no_program_is_refused():
 )
 def test_forward_flops_are_the_published_ones(name, image, text):
     model = models.create(name, towers={"dtype": "bfloat16", "remat": "full"})
-    sides = flops.forward(model, *models.input_sizes(model))
+    sides = flops.forward(model, models.image_shape(model), models.input_sizes(model)[1])
     assert round(sides["image"] / 1e9, 2) == image and round(sides["text"] / 1e9, 2) == text
 
 
 def test_dropped_patches_cost_nothing():
     whole, half = (
-        flops.forward(models.create("ViT-B-16", image={"patch_keep": keep}), 224, 77)["image"]
+        flops.forward(models.create("ViT-B-16", image={"patch_keep": keep}), (224, 224, 3), 77)[
+            "image"
+        ]
         for keep in (1.0, 0.5)
     )
     assert 0.4 < half / whole < 0.52

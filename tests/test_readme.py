@@ -50,7 +50,7 @@ def test_every_file_that_is_named_exists():
 
 def test_the_commands_are_understood():
     blocks = re.findall(r"```\n(vlrep .*?)```", README, re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     for line in "".join(blocks).splitlines():
         words = shlex.split(line, comments=True)
         args, overrides = cli.parse(words[1:])

@@ -88,6 +88,12 @@ def written(path, **changes):
     return Page((path / "report.html").read_text(encoding="utf-8"))
 
 
+def test_the_page_says_what_share_of_the_time_counted(tmp_path):
+    written(tmp_path, goodput=0.75)
+    source = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Goodput: 75.0 % of it, in steps that count." in source
+
+
 def test_page_is_well_formed_and_loads_nothing(tmp_path):
     page = written(tmp_path)
     for tag, attributes in page.elements:

@@ -17,9 +17,10 @@ from test_train import (
 )
 from tiny_recipe import config
 
-from vlrep_jax import cli, run, weights, workdirs
-from vlrep_jax.checkpoint import Checkpoints, listing
+from vlrep_jax import cli, metrics, run, session, weights, workdirs
+from vlrep_jax.checkpoint import Checkpoints, SaveError, listing
 from vlrep_jax.config_keys import check_keys
+from vlrep_jax.metrics import MetricsWriter
 
 EVALS = {"own": {"name": "retrieval", "source": {"name": "squares", "count": 16}}}
 
@@ -85,6 +86,16 @@ def test_a_run_goes_back_to_a_step_and_repeats_what_came_after(
     assert sorted(path.name for path in aside.iterdir()) == ["4", "5", "6"]
 
 
+def test_no_step_is_saved_before_its_rows_are_on_disk(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(MetricsWriter, "sync", full)
+    with pytest.raises(SaveError, match=r"^Step 2 could not be saved: its metrics cannot be writ"):
+        train(tmp_path, checkpoint_every=2, on_save_error="stop")
+    assert steps(tmp_path) == []
+
+
 def test_the_command_to_continue_does_not_go_back_again(tmp_path, monkeypatch, capsys):
     words = ["train", "--config=tests/tiny_recipe.py", f"--workdir={tmp_path}", "--restore_step=3"]
     monkeypatch.setattr("sys.argv", ["vlrep", *words])
@@ -101,7 +112,7 @@ def test_the_best_of_a_metric_stays_and_its_value_is_kept(tmp_path, monkeypatch)
         check_keys(wanted)
         return dataclasses.replace(shared(config()), config=wanted)
 
-    monkeypatch.setattr(run, "make_experiment", evaluated)
+    monkeypatch.setattr(session, "make_experiment", evaluated)
     metric = "own/image_to_text_recall@1"
     changed = {"evals": EVALS, "checkpoint_every": 1, "eval_every": 2, "keep_checkpoints": 1}
     with pytest.raises(ValueError, match=r"keep_best.metric='own/recall': .*image_to_text_recall"):
@@ -111,7 +122,7 @@ def test_the_best_of_a_metric_stays_and_its_value_is_kept(tmp_path, monkeypatch)
     assert train(tmp_path, **changed, **{"keep_best.metric": metric}, keep_every=5)
     values = {
         row["step"]: row[metric]
-        for row in run.metrics.read(tmp_path)
+        for row in metrics.read(tmp_path)
         if metric in row and row["step"] in (2, 4, 6)
     }
     best = max(values, key=lambda step: (values[step], step))

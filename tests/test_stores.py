@@ -8,10 +8,12 @@ import pickle
 import threading
 import time
 from functools import partial
+from pathlib import Path
 
 import fsspec
 import numpy as np
 import pytest
+from data_files import write_folder
 from PIL import Image
 from s3_server import s3  # noqa: F401, a fixture
 from tars import shards
@@ -20,7 +22,8 @@ from vlrep_jax.data.caption_choice import CAPTIONS
 from vlrep_jax.data.order import order as ordered
 from vlrep_jax.data.order import windowed
 from vlrep_jax.data.pipeline import train_batches
-from vlrep_jax.data.sources import Tar, shard_cache, stores
+from vlrep_jax.data.sources import Tar, shard_cache, source_of, stores
+from vlrep_jax.data.sources.folder import Folder
 from vlrep_jax.data.sources.stores import braces, find
 from vlrep_jax.data.tokenizers import train_bpe
 from vlrep_jax.data.transforms import TRANSFORMS
@@ -123,6 +126,24 @@ def test_a_store_gives_what_the_files_give_and_is_fetched_once(stored, monkeypat
     again = Tar(pattern.replace("{000..005}", "*"), storage_options=options, cache_dir=folder)
     assert again.__getitems__(everything) == local.__getitems__(everything)
     assert len(fetched) == 6  # the copies are those of the last run
+
+
+def test_a_folder_of_a_store_gives_what_the_files_give(stored, tmp_path):
+    pattern, options, store, _ = stored
+    files = write_folder(tmp_path / "photos")
+    (files / "alone.png").write_bytes(b"no text")
+    (files / "sub-mine").mkdir()  # sorts before sub/ as a text, and behind it as a folder
+    (files / "sub-mine" / "a.txt").write_text("no picture")
+    url = pattern.replace("{000..005}.tar", "photos")
+    for path in filter(Path.is_file, files.rglob("*")):
+        store.pipe_file(f"{url}/{path.relative_to(files)}", path.read_bytes())
+    local, remote = Folder(files), Folder(f"{url}/", storage_options=options)
+    assert remote.__getitems__(range(3)) == local.__getitems__(range(3))
+    assert remote.skipped == local.skipped == {"no_text": 1, "no_picture": 1}
+    assert remote.fingerprint() == local.fingerprint() == Folder(f"file://{files}").fingerprint()
+    assert source_of(url) == {"name": "folder", "path": url}
+    store.rm_file(f"{url}/{remote[1].key}")
+    assert [sample.problem for sample in remote.__getitems__(range(3))] == ["", "missing", ""]
 
 
 def test_an_object_that_changed_or_vanished_is_counted(stored):

@@ -130,6 +130,19 @@ def test_the_first_of_the_asked_extensions_is_taken_and_repeats_are_counted(tmp_
     assert Tar(tmp_path / "a.tar", image="png")[0].image == flat(1)
 
 
+def test_a_member_that_would_fill_the_memory_is_left_out(tmp_path):
+    big = tarfile.TarInfo("big.png")
+    big.size = 2**29
+    parts = [archive(sample("a", 1))[: 4 * 512], big.tobuf(), archive(sample("b", 2))]
+    with open(tmp_path / "a.tar", "wb") as file:
+        file.write(parts[0] + parts[1])
+        file.seek(big.size, os.SEEK_CUR)  # a hole: it takes no room on the disk
+        file.write(parts[2])
+    source = Tar(tmp_path / "a.tar")
+    assert source.skipped == {"too_large": 1, "no_image": 1}
+    assert [s.key for s in source.__getitems__([0, 1])] == ["a.tar/a", "a.tar/b"]
+
+
 def test_a_cut_archive_gives_what_is_whole(tmp_path):
     data = archive(sample("a", 1) + sample("b", 2))
     places = {name: (offset, offset + len(body)) for name, offset, body in found_by_tarfile(data)}
@@ -203,6 +216,12 @@ def test_a_shard_of_the_same_size_and_time_is_still_not_mistaken(tmp_path):
     (tmp_path / "a.tar").write_bytes(archive(sample("b", 1)))
     os.utime(tmp_path / "a.tar", ns=(status.st_atime_ns, status.st_mtime_ns))
     assert source[0].problem == "changed"
+
+
+def test_another_shard_of_the_same_size_is_another_pipeline(tmp_path):
+    first = one(tmp_path, [*sample("a", 5), *sample("b", 6)]).fingerprint()
+    assert one(tmp_path, [*sample("a", 5), *sample("c", 6)]).fingerprint() != first
+    assert one(tmp_path, [*sample("a", 5), *sample("b", 6)]).fingerprint() == first
 
 
 def test_only_changed_shards_are_indexed_again(tmp_path, caplog):

@@ -3,11 +3,13 @@
 import itertools
 import threading
 import time
+from collections import Counter
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-from vlrep_jax.run import Session
+from vlrep_jax.session import Session
 from vlrep_jax.timing import Clock, DeviceWatch, Interval
 from vlrep_jax.train import TrainState, fit
 
@@ -25,14 +27,16 @@ class Leaf:
 
 
 class Batches:
-    """A loader that is ready with a batch every so many seconds."""
+    """A loader that is ready with a batch every so many seconds, with these rows bad."""
 
-    def __init__(self, seconds):
-        self.seconds = seconds
+    def __init__(self, seconds, reasons=()):
+        self.seconds, self.reasons, self.bad_reasons = seconds, reasons, Counter()
 
     def __next__(self):
         time.sleep(self.seconds)
-        return {"image": None}
+        self.bad_reasons.update(self.reasons)
+        bad = np.arange(8) < len(self.reasons)
+        return {"image": None, "bad": bad, "truncated": np.zeros(8, bool)}
 
 
 @pytest.mark.parametrize(
@@ -53,18 +57,18 @@ def share_of_waiting(data_s, step_s):
         clock=clock,
         watch=watch,
         batches=Batches(data_s),
-        counts={},
+        counts={"bad": 0, "truncated": 0},
         experiment=SimpleNamespace(put=lambda batch: batch),
     )
     made = Session.device_batches(session)
     clock.lap("set-up")
     interval, previous = Interval(0, clock), None
-    for _ in range(8):
+    for number in range(8):
         next(made)
         ended = threading.Event()
         threading.Timer(step_s, ended.set).start()
         leaf = Leaf(ended)
-        watch.follow({"loss": leaf})
+        watch.follow(number, {"loss": leaf})
         if previous is not None:
             previous.block_until_ready()
         previous = leaf
@@ -72,6 +76,20 @@ def share_of_waiting(data_s, step_s):
     watch.close()
     # The first batch is always waited for, and threads start a little late.
     return interval.until(8, 1)["train/data_wait_fraction"]
+
+
+def test_bad_samples_are_counted_by_reason_on_top_of_what_a_checkpoint_holds():
+    session = SimpleNamespace(
+        clock=Clock(),
+        watch=SimpleNamespace(finished_at=lambda: 0.0),
+        batches=Batches(0, ["format", "format", "missing"]),
+        counts={"bad": 10, "truncated": 1, "bad/format": 9, "bad/empty": 1},
+        experiment=SimpleNamespace(put=lambda batch: batch),
+    )
+    made = Session.device_batches(session)
+    assert [next(made), next(made)] == [{"image": None}] * 2
+    counts = {"bad": 16, "truncated": 1, "bad/format": 13, "bad/empty": 1, "bad/missing": 2}
+    assert session.counts == counts
 
 
 def test_the_next_batch_is_on_its_way_before_a_step_is_waited_for():

@@ -261,15 +261,20 @@ def test_pixels_that_fill_no_patch_are_never_seen():
     assert (apply(module, params, changed) != found).any(axis=1).all()
 
 
-def test_tokens_for_a_decoder_come_from_the_pools_that_have_them():
-    image = tower("vit", pool="queries", queries=4, pool_heads=2)
-    params = drawn(image, IMAGES)
-    features, tokens = apply(partial(image.apply, with_tokens=True), params, IMAGES)
-    np.testing.assert_array_equal(features, apply(image, params, IMAGES))
-    assert tokens.shape == (3, 3, 6)
-    for name, inputs in (("vit", IMAGES), ("text_transformer", TOKENS)):
-        with pytest.raises(ValueError, match="A decoder reads tokens of pool="):
-            tower(name).init(jax.random.key(0), inputs, with_tokens=True)
+def test_a_tower_gives_its_tokens_beside_its_features():
+    for name, inputs, changed, shape in (
+        ("vit", IMAGES, {}, (3, 4, 8)),
+        ("vit", IMAGES, {"pool": "mean"}, (3, 4, 8)),
+        ("vit", IMAGES, {"pool": "queries", "queries": 4, "pool_heads": 2}, (3, 3, 6)),
+        ("text_transformer", TOKENS, {}, (3, 6, 8)),
+        ("text_transformer", TOKENS, {"pool": "cls"}, (3, 6, 8)),
+    ):
+        module = tower(name, **changed)
+        params = drawn(module, inputs)
+        features, tokens = apply(partial(module.apply, with_tokens=True), params, inputs)
+        np.testing.assert_array_equal(features, apply(module, params, inputs))
+        assert tokens.shape == shape
+        assert len(np.unique(np.asarray(tokens).round(5), axis=1)[0]) == shape[1]
 
 
 def test_activations_have_their_textbook_values():

@@ -21,6 +21,9 @@ from vlrep_jax.data.sources import SOURCES
 from vlrep_jax.data.tokenizers import ClipTokenizer, WordPieceTokenizer, save_huggingface
 from vlrep_jax.experiment import make_experiment
 from vlrep_jax.initial import find_initial
+from vlrep_jax.weights import openai, openclip
+from vlrep_jax.weights.mapping import their_shapes
+from vlrep_jax.weights.reading import by_path, parameter_shapes
 
 # layout -> (model, the file of weights it is written to).
 LAYOUTS = {
@@ -28,7 +31,7 @@ LAYOUTS = {
     "huggingface of SigLIP": (SIGLIP, "model.safetensors"),
     "openclip": (CLIP, "open_clip_model.safetensors"),
     "openclip of a ResNet": (RESNET, "open_clip_model.safetensors"),
-    "openai": ({**CLIP, **QUICK}, "model.pt"),
+    "openai": (QUICK, "model.pt"),
     "openai of a ResNet": (RESNET, "model.pt"),
     "big_vision": (SIGLIP, "model.npz"),
 }
@@ -90,6 +93,7 @@ def test_a_layout_that_cannot_express_a_model_says_why(tmp_path, made):
     )
     refused(CLIP, "openai", r"activation \['gelu'\] \(there quick_gelu\)")
     refused(SIGLIP, "openai", r"cannot express .*a logit bias")
+    refused(QUICK, "openai", "text.pool='eos'", text={"pool": "eos", "eos_id": 5})
     refused(CLIP, "big_vision", "cannot express .*a model without a bias")
     refused(SIGLIP, "openclip", "timm has no SigLIP tower of width 64")
     refused(RESNET, "huggingface", "CLIPModel cannot express image.pool=None")
@@ -103,12 +107,18 @@ def test_a_layout_that_cannot_express_a_model_says_why(tmp_path, made):
     one = weights.Pretrained(model, {}, Preprocess(32), None, {})
     with pytest.raises(ValueError, match="has a place for a SharedEncoder"):
         weights.save(tmp_path / "out", one, "huggingface")
+    at_end = {"pool": "eos", "eos_id": 49_407}  # the largest, where OpenAI's looks
+    weights.save(tmp_path / "a.pt", pretrained(QUICK | {"text": QUICK["text"] | at_end}), "openai")
 
 
 def test_every_key_that_is_wrong_is_listed(tmp_path, made):
     path = saved(tmp_path / "out", made(CLIP), "huggingface") / "model.safetensors"
     tensors = load_file(path)
     del tensors["visual_projection.weight"], tensors["logit_scale"]
+    dropped = [key for key in tensors if ".layers." in key]
+    assert len(dropped) > 60
+    for key in dropped:
+        del tensors[key]
     tensors["more"] = np.zeros(3, np.float32)
     tensors["text_model.final_layer_norm.bias"] = np.zeros(63, np.float32)
     save_file(tensors, path)
@@ -116,6 +126,7 @@ def test_every_key_that_is_wrong_is_listed(tmp_path, made):
         weights.load(tmp_path / "out")
     message = str(caught.value)
     for problem in (
+        *(f"{key} is missing" for key in dropped),
         "visual_projection.weight is missing",
         "logit_scale is missing",
         "more is left over",
@@ -222,6 +233,52 @@ def test_a_file_that_tells_no_activation_warns_or_is_told(tmp_path, made):
         weights.load(tmp_path / "model.pt", "ViT-B-32")
 
 
+@pytest.mark.parametrize(
+    ("name", "heads"), [("ViT-B-32", 12), ("ViT-H-14", 16), ("ViT-g-14", 16), ("ViT-bigG-14", 16)]
+)
+def test_a_bare_file_has_the_heads_of_the_published_models(name, heads):
+    """No shape tells them, and OpenCLIP's larger towers have others than OpenAI's 64 wide."""
+    section = {side: models.PRESETS[name][side] | {"depth": 1} for side in ("image", "text")}
+    model = models.create("dual_encoder", **section)
+    leaves = {path: leaf.shape for path, leaf in by_path(parameter_shapes(model)).items()}
+    shapes = their_shapes(openclip.entries(model), leaves)
+    found = openai.section_from_shapes(shapes, "gelu")
+    assert (found["image"]["heads"], found["text"]["heads"]) == (heads, model.text.heads)
+    narrow = shapes | {"visual.conv1.weight": (48, 3, 8, 8)}
+    with pytest.raises(ValueError, match="image tower is 48 wide, and CLIP's heads are 64"):
+        openai.section_from_shapes(narrow, "gelu")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"pool_type": "avg"}, "pool_type='avg' with final_ln_after_pool=False; read here are"),
+        ({"attentional_pool": True, "pool_type": "avg"}, "pool_type='avg'; only pool_type='tok'"),
+        ({"block_type": "custom"}, "block_type='custom'; only block_type=None is read"),
+        ({"ls_init_value": 0.1}, "ls_init_value=0.1; only ls_init_value=None is read"),
+        ({"timm_model_name": "vit_relpos_medium"}, "of timm's towers those of SigLIP are read"),
+    ],
+)
+def test_openclip_s_options_that_are_not_built_here_are_refused(options, message):
+    towers = {"vision_cfg": {"width": 64, **options}, "text_cfg": {}}
+    with pytest.raises(ValueError, match=message):
+        openclip.section({"embed_dim": 16, **towers}, {})
+
+
+def test_big_vision_s_files_may_lack_a_head_and_have_scalars(tmp_path):
+    """So400m of many languages has no last map of its texts."""
+    one = pretrained(SIGLIP | {"text": SIGLIP["text"] | {"embed_dim": None}})
+    weights.save(tmp_path / "a.npz", one, "big_vision")
+    arrays = dict(np.load(tmp_path / "a.npz"))
+    assert not any("head" in key for key in arrays) and arrays["params/t"].shape == (1,)
+    scalars = {key: arrays[key].reshape(()) for key in ("params/t", "params/b")}
+    np.savez(tmp_path / "b.npz", **arrays | scalars)
+    for name in ("a.npz", "b.npz"):
+        again = weights.load(tmp_path / name)
+        assert again.model.text.embed_dim is None
+        assert_same(again.params, one.params)
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A work directory of this library."""
@@ -247,6 +304,10 @@ def test_training_begins_with_a_published_model(tmp_path, made, monkeypatch, cap
     monkeypatch.setitem(SOURCES, "squares", Squares)
     one = pretrained(CLIP, ClipTokenizer())
     weights.save(tmp_path / "clip", one, "huggingface")
+    # Newer configs name the end token, which has the largest id: what the recipe's pool takes.
+    path = tmp_path / "clip" / "config.json"
+    assert '"eos_token_id": 2,' in path.read_text()
+    path.write_text(path.read_text().replace('"eos_token_id": 2,', '"eos_token_id": 49407,'))
     image = {**CLIP["image"], "image_size": 48}
     changes = {"model": {**CLIP, "image": image}, "tokenizer": {"name": "clip"}, "steps": 3}
     workdir = tmp_path / "run"
@@ -297,22 +358,21 @@ def test_numbers_of_files_encoded_at_once_do_not_matter(tmp_path, made, monkeypa
 
 
 def test_memory_of_loading_and_saving_is_that_of_the_parameters(tmp_path):
-    """A process that loads and saves a model of 200 MB needs little more than it."""
+    """Of a model of 200 MB, nearly all of which is one tensor, a process needs little more."""
     script = f"""
-import resource, sys
+import sys
+from pathlib import Path
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from tiny_pretrained import pretrained, CLIP
 from vlrep_jax import weights
-wide = {{"width": 1024, "depth": 4, "heads": 16}}
-section = {{
-    "name": "dual_encoder",
-    "image": CLIP["image"] | wide,
-    "text": CLIP["text"] | {{"width": 64}},
-}}
+section = CLIP | {{"text": CLIP["text"] | {{"width": 512, "vocab_size": 100_000}}}}
 if sys.argv[1] == "make":
     weights.save(sys.argv[2], pretrained(section), "openclip")
     sys.exit()
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+def peak():  # of this program alone: getrusage counts what the one had that started it
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.split("VmHWM:")[1].split()[0])
 weights.load(sys.argv[3])  # what compiling and imports take is there before
 before = peak()
 loaded = weights.load(sys.argv[2])
@@ -333,4 +393,4 @@ print(size, read - before, peak() - before)
     python("make", tmp_path / "large")
     size, reading, both = map(int, python("load", tmp_path / "large", small).split())
     assert size > 200e6
-    assert reading < 1.3 * size and both < 1.3 * size
+    assert 0.8 * size < reading < 1.3 * size and both < 1.3 * size

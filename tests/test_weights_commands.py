@@ -1,12 +1,17 @@
 """`vlrep convert`, `export` and `classify` on published models."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_pretrained import CLIP, pretrained
+from tiny_pretrained import CLIP, QUICK, pretrained
 
 from vlrep_jax import cli, weights
 from vlrep_jax.data.tokenizers import ClipTokenizer
@@ -46,7 +51,9 @@ def test_convert_and_classify(clip_files, capsys):
         assert list(one["scores"]) == ["a cat", "a dog", "a lamp"]
         assert sum(one["scores"].values()) == pytest.approx(1)
         assert one["scores"] == pytest.approx(two["scores"], abs=1e-5)
+    (clip_files / "text.jpg").write_text("hello")
     code, out = called(capsys, "classify", f"--model={clip_files / 'hf'}", *words)
+    assert out.err == f"{clip_files / 'text.jpg'} is left out: no picture (format)\n"
     rows = out.out.splitlines()
     assert len(rows) == 2 and rows[0].startswith("one.png  ") and "%" in rows[0]
 
@@ -90,13 +97,44 @@ def test_mistakes_on_the_command_line(clip_files, capsys):
     )
 
 
-def test_an_interrupted_conversion_leaves_nothing(clip_files, capsys, monkeypatch):
-    def interrupted(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(files, "_each", interrupted)
-    code, out = called(
-        capsys, "convert", clip_files / "clip", clip_files / "new" / "hf", "--layout=huggingface"
-    )
-    assert code == 130 and out.err == "vlrep: interrupted.\n"
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_conversion_that_is_told_to_stop_leaves_nothing(clip_files, capsys, monkeypatch, number):
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(files, "_each", lambda *_: os.kill(os.getpid(), number))
+    target = clip_files / "new" / "hf"
+    code, out = called(capsys, "convert", clip_files / "clip", target, "--layout=huggingface")
+    word = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}[number]
+    assert code == 128 + number and out.err == f"vlrep: {word}.\n"
     assert list((clip_files / "new").iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_what_a_killed_conversion_left_is_removed_by_the_next(clip_files, capsys):
+    done = subprocess.Popen(["true"])
+    done.wait()
+    for name in (f".hf.part-{done.pid}", f".hf.part-{os.getppid()}", ".hf.part-x"):
+        (clip_files / "new" / name).mkdir(parents=True)
+    target = clip_files / "new" / "hf"
+    code, _ = called(capsys, "convert", clip_files / "clip", target, "--layout=huggingface")
+    names = {path.name for path in (clip_files / "new").iterdir()}
+    # One of these processes still runs, and the other is none.
+    assert code == 0 and names == {"hf", f".hf.part-{os.getppid()}", ".hf.part-x"}
+
+
+def test_an_architecture_that_no_file_tells_is_named(tmp_path, capsys, monkeypatch):
+    weights.save(tmp_path / "clip.pt", pretrained(QUICK), "openai")
+    Image.new("RGB", (40, 40)).save(tmp_path / "one.png")
+    words = ["--images", tmp_path / "one.png", "--labels=a,b", f"--model={tmp_path / 'clip.pt'}"]
+    # As Python does where no test listens.
+    shown = lambda *args, **_: sys.stderr.write(warnings.formatwarning(*args[:4]))  # noqa: E731
+    monkeypatch.setattr(warnings, "showwarning", shown)
+    code, out = called(capsys, "classify", *words)
+    assert code == 0 and out.out.startswith("one.png")
+    (line,) = out.err.splitlines()
+    assert line.startswith("vlrep: warning: ") and line.endswith("or --preset=ViT-B-32.")
+    code, out = called(capsys, "classify", *words, "--preset=ViT-B-32-quickgelu")
+    assert code == 2 and "does not hold the model that it describes" in out.err
+    code, out = called(
+        capsys, "export", words[-1], f"--out={tmp_path / 'x'}", "--preset=ViT-B-32-quickgleu"
+    )
+    assert code == 2 and "ViT-B-32-quickgelu" in out.err

@@ -21,7 +21,9 @@ TOWERS = {
     "resnet": {**RESNET, "embed_dim": EMBED_DIM},
     "vit": {**IMAGE, **SIZE, "embed_dim": EMBED_DIM},
     "text_transformer": {**TEXT, **SIZE, "embed_dim": EMBED_DIM},
+    "video": {**SIZE, "frames": 3, "embed_dim": EMBED_DIM},
 }
+FRAME = {**IMAGE, **SIZE}
 PAIR = {
     "image": {"name": "vit", **TOWERS["vit"]},
     "text": {"name": "text_transformer", **TOWERS["text_transformer"]},
@@ -35,9 +37,11 @@ DRAWS = PAIR | {
     "generator": {"name": "conv_generator", "image_size": 8, "widths": (8, 4), "noise_dim": 3},
     "discriminator": {"name": "conv_discriminator", "image_size": 8, "widths": (4, 8)},
 }
+FUSED = PAIR | {"fusion": {"name": "cross_encoder", **SIZE}}
 TINY = {
     "coca": CAPTIONS,
     "dual_encoder": PAIR,
+    "fusion_encoder": FUSED,
     "vild": PAIR,
     "shared_encoder": {**IMAGE, **TEXT, **SIZE, "embed_dim": EMBED_DIM},
     "text_to_image": DRAWS,
@@ -46,11 +50,13 @@ TINY = {
 IMAGES = np.float32(np.random.default_rng(0).normal(size=(3, 8, 8, 3)))
 TOKENS = np.array([[3, 4, END, 0, 0, 0], [1, END, 0, 0, 0, 0], [7, 6, 5, 4, 3, END]], np.int32)
 LARGER = np.float32(np.random.default_rng(1).normal(size=(3, 32, 32, 3)))
-INPUTS = {"resnet": LARGER, "vit": IMAGES, "text_transformer": TOKENS}
+CLIPS = np.float32(np.random.default_rng(2).normal(size=(3, 3, 8, 8, 3)))
+INPUTS = {"resnet": LARGER, "vit": IMAGES, "text_transformer": TOKENS, "video": CLIPS}
 
 
 def tower(name, **changed):
-    return ENCODERS[name](**(TOWERS[name] | changed))
+    frame = {"frame": ENCODERS["vit"](**FRAME)} if name == "video" else {}
+    return ENCODERS[name](**(TOWERS[name] | frame | changed))
 
 
 def drawn(module, *args, seed=0):

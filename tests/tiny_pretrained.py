@@ -12,7 +12,7 @@ CLIP = {
     "image": {"name": "vit", "image_size": 32, "patch_size": 8, "embed_dim": 16, **TINY},
     "text": {"name": "text_transformer", "embed_dim": 16, **TINY},
 }
-QUICK = {side: {**CLIP[side], "activation": "quick_gelu"} for side in ("image", "text")}
+QUICK = CLIP | {side: {**CLIP[side], "activation": "quick_gelu"} for side in ("image", "text")}
 SHARED = {**TINY, "heads": 2, "mlp_dim": 80, "activation": "gelu_tanh", "ln_eps": 1e-6}
 SIGLIP = {
     "name": "dual_encoder",

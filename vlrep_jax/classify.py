@@ -19,6 +19,7 @@ def run(
     *,
     templates: Sequence[str] = ("{}",),
     as_json: bool = False,
+    preset: str | None = None,
 ) -> None:
     """Prints a table of scores, or JSON lines: {"image": path, "scores": {label: score}}.
 
@@ -30,6 +31,8 @@ def run(
       images: paths of picture files.
       labels: names of the classes, put into the templates.
       templates: prompts with one `{}` each; a class is the mean of its prompts.
+      as_json: print JSON lines.
+      preset: name of the architecture, where the files do not say.
 
     Raises:
       FileNotFoundError: no such model.
@@ -38,7 +41,7 @@ def run(
     labels = [label.strip() for label in labels]
     if len(set(labels)) < len(labels) or not all(labels):
         raise ValueError(f"--labels={','.join(labels)}: they must differ, and none be empty.")
-    loaded = weights.load(model)
+    loaded = weights.load(model, preset)
     text = class_embeddings(loaded.encode_text, labels, templates)
     readable, pixels = [], []
     for path in images:
@@ -46,7 +49,7 @@ def run(
             pixels.append(loaded.preprocess(path))
             readable.append(path)
         except BadImage as error:
-            print(f"{path} is left out: {error}", file=sys.stderr)
+            print(f"{path} is left out: no picture ({error.reason})", file=sys.stderr)
     if not readable:
         raise ValueError(f"none of the {len(images)} files is a picture that can be read.")
     found = loaded.scores(loaded.encode_image(pixels), text)

@@ -3,12 +3,15 @@
 import argparse
 import logging
 import shlex
+import signal
 import sys
+import threading
+import warnings
 from pathlib import Path
 
-from vlrep_jax.commands import data, guidance
+from vlrep_jax.commands import data, guidance, search, vqa
 from vlrep_jax.config_files import load_config, override_config
-from vlrep_jax.exits import INTERRUPTED_CODE, STOPPED_CODE, USER_ERRORS, code_of
+from vlrep_jax.exits import INTERRUPTED_CODE, STOPPED_CODE, TERMINATED_CODE, USER_ERRORS, code_of
 
 DAMAGED_CODE = 1  # `vlrep checkpoints` found one that is not whole
 
@@ -21,8 +24,11 @@ REQUIRED = {
     "convert": ("--layout",),
     "export": ("--model", "--out"),
     "classify": ("--model", "--images", "--labels"),
+    "index": ("--model", "--images", "--out"),
     **guidance.REQUIRED,
+    "vqa": ("--model", "--image", "--question"),
 }
+PRESET_HELP = "architecture, such as ViT-B-32-quickgelu, where the files do not say"
 CONFIG_HELP = (
     "--config.KEY=VALUE changes one value of the recipe, for example --config.seed=1 or "
     "--config.schedule.peak=1e-3."
@@ -33,7 +39,12 @@ def main(argv: list[str] | None = None) -> None:
     """Runs the command line and exits with its code."""
     args, config_args = parse(argv if argv is not None else sys.argv[1:])
     # Orbax logs what goes wrong with a whole traceback; `checkpoint` says it in a line.
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    sys.unraisablehook = _without_late_writes(sys.unraisablehook)
+    in_main = threading.current_thread() is threading.main_thread()
+    handled = signal.signal(signal.SIGTERM, _terminated) if in_main else None
+    formatted, warnings.formatwarning = warnings.formatwarning, _warning
     try:
         sys.exit(args.run(args, config_args))
     except USER_ERRORS as error:
@@ -46,6 +57,34 @@ def main(argv: list[str] | None = None) -> None:
             raise
         print("vlrep: interrupted.", file=sys.stderr)
         sys.exit(INTERRUPTED_CODE)
+    finally:
+        warnings.formatwarning = formatted
+        if in_main:
+            signal.signal(signal.SIGTERM, handled)
+
+
+def _warning(message, *_):
+    """A warning as a line, without the code that it came from."""
+    return f"vlrep: warning: {message}\n"
+
+
+def _terminated(*_):
+    """SIGTERM as SIGINT is taken: what is half written goes."""
+    print("vlrep: terminated.", file=sys.stderr)
+    sys.exit(TERMINATED_CODE)
+
+
+def _without_late_writes(hook):
+    """An unraisablehook without what TensorStore's threads say after a save that failed.
+
+    Of each file that was still under way it would be a traceback, as nobody waits for it any more.
+    """
+
+    def shown(unraisable):
+        if str(unraisable.exc_value) != "Event loop is closed":
+            hook(unraisable)
+
+    return shown
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -139,25 +178,24 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     convert.add_argument(
         "--layout", metavar="NAME", help="huggingface, openclip, openai, big_vision or vlrep"
     )
-    convert.add_argument(
-        "--preset", metavar="NAME", help="architecture, such as ViT-B-32, where SRC does not say"
-    )
+    convert.add_argument("--preset", metavar="NAME", help=PRESET_HELP)
 
     export = _command(
         commands, "export", _export, "Write the towers as programs that only JAX is needed to run."
     )
-    export.usage = "vlrep export --model=PATH --out=DIR"
+    export.usage = "vlrep export --model=PATH --out=DIR [--preset=NAME]"
     export.add_argument(
         "--model", metavar="PATH", help="a model's files, or the DIR of a training run"
     )
     export.add_argument("--out", metavar="DIR", help="directory to write; not there yet")
+    export.add_argument("--preset", metavar="NAME", help=PRESET_HELP)
 
     classify = _command(
         commands, "classify", _classify, "Say which of some labels fits each picture."
     )
     classify.usage = (
         'vlrep classify --model=PATH --images=GLOB --labels="a cat,a dog" '
-        "[--templates=...] [--json]"
+        "[--templates=...] [--json] [--preset=NAME]"
     )
     classify.add_argument(
         "--model", metavar="PATH", help="a model's files, or the DIR of a training run"
@@ -171,9 +209,12 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         help="prompts, such as 'a photo of a {}.;a drawing of a {}.'; a label is their mean",
     )
     classify.add_argument("--json", action="store_true", help="print one JSON object a picture")
+    classify.add_argument("--preset", metavar="NAME", help=PRESET_HELP)
 
     data.add(commands, _command)
+    search.add(commands, _command)
     guidance.add(commands, _command)
+    vqa.add(commands, _command)
 
     args, rest = parser.parse_known_args(argv)
     config_args = [arg for arg in rest if arg.startswith("--config.")]
@@ -301,8 +342,7 @@ def _convert(args, config_args):
     from vlrep_jax import weights
 
     _no_config(args, config_args)
-    loaded = weights.load(args.src, args.preset)
-    weights.save(args.dst, loaded, args.layout)
+    weights.convert(args.src, args.dst, args.layout, args.preset)
     print(f"Wrote {args.dst} ({args.layout}) from {args.src}.")
     return 0
 
@@ -318,6 +358,7 @@ def _classify(args, config_args):
         args.labels.split(","),
         templates=args.templates.split(";"),
         as_json=args.json,
+        preset=args.preset,
     )
     return 0
 
@@ -327,7 +368,7 @@ def _export(args, config_args):
     from vlrep_jax.export import export_towers
 
     _no_config(args, config_args)
-    loaded = weights.load(args.model)
+    loaded = weights.load(args.model, args.preset)
     paths = export_towers(loaded.model, loaded.params, args.out, preprocess=loaded.preprocess)
     print(f"Wrote {args.out}: {', '.join(path.name for path in paths)}.")
     return 0

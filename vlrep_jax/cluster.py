@@ -6,7 +6,6 @@ array and still there when a collective hangs. A process that is alone is a clus
 
 import faulthandler
 import importlib.util
-import ipaddress
 import json
 import logging
 import os
@@ -21,6 +20,7 @@ from contextlib import contextmanager, suppress
 import jax
 from jax._src import clusters, distributed  # no public way leads to either
 
+from vlrep_jax import addresses
 from vlrep_jax.exits import FAULT_CODE, USER_ERROR_CODE, USER_ERRORS, code_of
 
 _PREFIX = "vlrep/"
@@ -220,7 +220,9 @@ def joined(
     logging.getLogger("jax._src.distributed").setLevel(logging.ERROR)
     # jax ends a process whose peers are gone with SIGABRT; this shows where it stood.
     faulthandler.enable(file=sys.__stderr__)
-    bound = os.environ.get("JAX_COORDINATOR_BIND_ADDRESS") or _own_address(address)
+    bound = os.environ.get("JAX_COORDINATOR_BIND_ADDRESS") or addresses.own_address(address)
+    if index == 0:
+        addresses.check_listens(bound)
     late = threading.Timer(join_s, _give_up, (address, index, count, join_s))
     late.daemon = True
     late.start()
@@ -242,6 +244,7 @@ def joined(
             f"{' '.join(str(error).split())[:300]}"
         ) from None
     late.cancel()
+    addresses.keep_collectives_to(bound if index == 0 else address)
     cluster = Cluster(distributed.global_state.client, index, count)
     cluster.on("fault", cluster._on_fault)
     with cluster.ending_all():
@@ -300,24 +303,6 @@ def _place(coordinator, processes, process, join_s):
         ) from None
     address, count, index, local = found
     return (None, 1, 0, None) if address is None or count == 1 else (address, count, index, local)
-
-
-def _own_address(coordinator):
-    """Where process 0 listens: at the coordinator's address and nowhere else.
-
-    On many machines the own name means the loopback address, which other nodes cannot reach.
-    """
-    host, _, port = coordinator.rpartition(":")
-    try:
-        address = socket.gethostbyname(host.strip("[]"))
-    except OSError:
-        return coordinator
-    nodes = os.environ.get("SLURM_NNODES", "1")
-    if ipaddress.ip_address(address).is_loopback and nodes != "1":
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.connect(("192.0.2.1", 9))  # sends nothing; only asks for the way out
-            address = probe.getsockname()[0]
-    return f"{address}:{port}"
 
 
 def differences(found: list[dict]) -> str:

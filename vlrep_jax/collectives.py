@@ -109,6 +109,40 @@ def round_trip(step, kept, travelling, axis_name):
     return lax.scan(step_and_shift, (kept, travelling), length=shards)[0]
 
 
+def fetch_rows(tree, index: jax.Array, axis_name):
+    """Returns rows of the global batch by their index, wherever they lie; gradients go back there.
+
+    The rows travel once around the ring of shards, and each shard keeps those it asked for when
+    they pass: memory of what is asked for and of one shard's rows. All B rows pass each shard.
+
+    Args:
+      tree: this shard's rows, arrays [b, ...].
+      index: int32[n], of rows of the global batch.
+      axis_name: as for `gather_batch`.
+
+    Returns:
+      The tree with arrays [n, ...].
+    """
+    if axis_name is None:
+        return jax.tree.map(lambda x: jnp.asarray(x)[index], tree)
+    rows = len(jax.tree.leaves(tree)[0])
+
+    def step(fetched, travelling):
+        passing, first = travelling
+        place = index - first
+        is_here = (place >= 0) & (place < rows)
+
+        def keep(old, x):
+            taken = x[jnp.clip(place, 0, rows - 1)]
+            return jnp.where(is_here.reshape(-1, *(1,) * (x.ndim - 1)), taken, old)
+
+        return jax.tree.map(keep, fetched, passing), travelling
+
+    empty = jax.tree.map(lambda x: jnp.zeros((len(index), *x.shape[1:]), x.dtype), tree)
+    started = vary_like((empty, (tree, first_row(rows, axis_name))), (tree, index))
+    return round_trip(step, *started, axis_name)[0]
+
+
 def vary_like(tree, like):
     """Returns the leaves typed as differing between shards wherever an array of `like` does.
 

@@ -4,7 +4,7 @@ import json
 
 from ml_collections import ConfigDict
 
-from vlrep_jax import recipes
+from vlrep_jax import recipes, spikes
 from vlrep_jax.build import near, plain
 from vlrep_jax.retention import Keep
 
@@ -39,7 +39,8 @@ def check_keys(config: ConfigDict) -> None:
     for key in COUNTS:
         if config[key] < 1:
             raise ValueError(f"config.{key}={config[key]} must be at least 1.")
-    for key in ("seed", "max_logit_scale", "clip_norm", "captioning_weight"):
+    weights = ("captioning_weight", "matching_weight")
+    for key in ("seed", "max_logit_scale", "clip_norm", *weights):
         if config[key] < 0:
             raise ValueError(f"config.{key}={config[key]} must not be negative.")
     Keep(config.keep_checkpoints, config.keep_every, **config.keep_best)
@@ -52,6 +53,18 @@ def check_keys(config: ConfigDict) -> None:
     if config.on_save_error not in ("continue", "stop"):
         raise ValueError(
             f"config.on_save_error={config.on_save_error!r} must be 'continue' or 'stop'."
+        )
+    for key, seconds in config.cluster.items():
+        if seconds < 1:
+            raise ValueError(f"config.cluster.{key}={seconds} must be at least 1 second.")
+    policy, threshold, window = (config.spikes[k] for k in ("policy", "threshold", "window"))
+    if policy not in spikes.POLICIES:
+        raise ValueError(f"config.spikes.policy={policy!r}: {near(policy, spikes.POLICIES)}.")
+    if threshold <= 0:
+        raise ValueError(f"config.spikes.threshold={threshold} must be above 0.")
+    if window < 8:
+        raise ValueError(
+            f"config.spikes.window={window} must be at least 8 losses; fewer say nothing."
         )
     for key, size in config.microbatch.items():
         if size < 0:

@@ -35,13 +35,31 @@ class EvalData:
         """The pictures in order. One that cannot be read is black, and so most likely a miss."""
         return iter(self._batches)
 
+    def labels(self, name: str) -> list:
+        """What the source knows of each picture under a name.
+
+        Raises:
+          ValueError: it knows nothing under it.
+        """
+        samples = self._source.__getitems__(range(len(self._source)))
+        if not all(name in sample.labels for sample in samples):
+            raise ValueError(f"The source has no label {name!r}; it has {[*samples[0].labels]}.")
+        return [sample.labels[name] for sample in samples]
+
     def class_set(self, name: str):
         """A way to label the pictures, from ZERO_SHOT_SETS."""
         return find(ZERO_SHOT_SETS, name, "class set")(self._source)
 
     def pictures(self) -> np.ndarray:
-        """uint8[n, h, w, 3] as the model sees them, all of them on any one process."""
-        return np.concatenate([batch["image"][batch["index"] >= 0] for batch in self._open()])
+        """uint8[n, h, w, 3] as the model sees them, all of them on any one process.
+
+        A clip's frames lie side by side.
+        """
+        seen = np.concatenate([batch["image"][batch["index"] >= 0] for batch in self._open()])
+        if seen.ndim == 4:
+            return seen
+        n, frames, height, width, _ = seen.shape
+        return seen.transpose(0, 2, 1, 3, 4).reshape(n, height, frames * width, 3)
 
 
 class Evaluations:

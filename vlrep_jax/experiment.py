@@ -23,8 +23,8 @@ from vlrep_jax.data.sources import SOURCES
 from vlrep_jax.data.tokenizers import TOKENIZERS, Tokenizer, train_bpe
 from vlrep_jax.encoder import Encoder, make_encoder
 from vlrep_jax.evaluation import Evaluations
-from vlrep_jax.losses import LOSSES, captioning
-from vlrep_jax.objectives import captioned, contrastive, freeze, normalizer
+from vlrep_jax.losses import LOSSES, answering, captioning, draw_negatives, matching
+from vlrep_jax.objectives import answered, captioned, contrastive, freeze, fused, normalizer
 from vlrep_jax.parallel import (
     BATCH_AXES,
     batch_sharding,
@@ -37,10 +37,11 @@ from vlrep_jax.parallel import (
     pmap_step,
     put_batch,
     put_pmap_batch,
+    replicated,
     shardings,
 )
 from vlrep_jax.rules import match_rules
-from vlrep_jax.train import TrainState, init_state, make_train_step
+from vlrep_jax.train import TrainState, WatchedState, init_state, make_train_step
 from vlrep_jax.training_data import make_train_batches
 
 EVAL_BATCH = 256  # pictures or texts; large enough to fill a device, small beside a training step
@@ -56,7 +57,7 @@ class Experiment:
       preprocess: makes the pictures that it is evaluated on.
       mesh: of all devices.
       schedule: step -> learning rate.
-      init: () -> TrainState before the first step, laid out over the devices.
+      init: () -> state before the first step, laid out over the devices.
       abstract_state: its shapes, dtypes and shardings.
       abstract_batch: the same of what `step` takes in training.
       step: compiled (state, batch) -> (state, metrics).
@@ -70,8 +71,8 @@ class Experiment:
     preprocess: Preprocess
     mesh: jax.sharding.Mesh
     schedule: Callable
-    init: Callable[[], TrainState]
-    abstract_state: TrainState
+    init: Callable[[], TrainState | WatchedState]
+    abstract_state: TrainState | WatchedState
     abstract_batch: dict[str, jax.ShapeDtypeStruct]
     step: Callable
     put: Callable
@@ -83,7 +84,7 @@ class Experiment:
         return (
             f"{size:,} parameters, {self.mesh.size} x {kind} ({self.config.parallel.wiring}), "
             f"batch {self.config.batch_size:,}, {self.config.steps:,} steps. First it compiles, or "
-            f"finds its programs in {jax.config.jax_compilation_cache_dir or 'no cache'}."
+            f"finds its programs in {_cache(self.config) or 'no cache'}."
         )
 
     def encoder(self, tokenizer: Tokenizer) -> Callable[..., Encoder]:
@@ -134,7 +135,7 @@ def make_experiment(config: ConfigDict, devices: Sequence[jax.Device] | None = N
     model = models.create(**{"name": None, **plain(config.model)})
     image_size, context_length = models.input_sizes(model)
     try:
-        preprocess = Preprocess(image_size, **plain(config.image))
+        preprocess = Preprocess(image_size, frames=models.frames(model), **plain(config.image))
     except ValueError as error:
         raise ValueError(f"config.image: {error}") from None
     mesh = make_mesh(
@@ -142,7 +143,8 @@ def make_experiment(config: ConfigDict, devices: Sequence[jax.Device] | None = N
     )
     pmapped = config.parallel.wiring == "pmap"
 
-    images = jnp.zeros((1, image_size, image_size, 3), jnp.float32)
+    image_shape = models.image_shape(model)
+    images = jnp.zeros((1, *image_shape), jnp.float32)
     tokens = jnp.zeros((1, context_length), jnp.int32)
     init_params = lambda key: model.init(key, images, tokens)["params"]  # noqa: E731
     params = jax.eval_shape(init_params, jax.random.key(0))
@@ -158,12 +160,15 @@ def make_experiment(config: ConfigDict, devices: Sequence[jax.Device] | None = N
     )
     axis_name = "data" if pmapped else BATCH_AXES
 
-    def over_shards(loss):
-        if pmapped:
-            return partial(loss, axis_name=axis_name)
-        return per_shard(loss, mesh, batched=2)
-
-    init = partial(init_state, init_params, tx, config.seed, ema=config.ema_decay > 0)
+    policy = config.spikes.policy
+    init = partial(
+        init_state,
+        init_params,
+        tx,
+        config.seed,
+        ema=config.ema_decay > 0,
+        spike_window=0 if policy == "off" else config.spikes.window,
+    )
     shapes = jax.eval_shape(init)
     if pmapped:
         layout = jax.tree.map(lambda _: pmap_state_sharding(), shapes)
@@ -171,20 +176,22 @@ def make_experiment(config: ConfigDict, devices: Sequence[jax.Device] | None = N
     else:
         layout = shardings(shapes, mesh, [tuple(rule) for rule in config.parallel.rules])
         place = {"place": partial(on_own_rows, mesh=mesh, layout=layout.params)}
+        if isinstance(layout, WatchedState):  # small, and read by the host
+            layout = layout._replace(losses=replicated(mesh))
     _check_parts(config, model, params)
+
+    def over_shards(loss, **options):
+        if pmapped:
+            return partial(loss, axis_name=axis_name)
+        return per_shard(loss, mesh, **{"batched": 2, **options})
+
     if isinstance(model, models.TextToImage):
         loss = bind(ADVERSARIAL, config.loss, "loss of a generator")
         objective = loss(model, axis_name if pmapped else None)
     else:
-        losses = [over_shards(bind(LOSSES, config.loss, "loss"))]
-        objective_of = contrastive
-        if config.captioning_weight:
-            losses.append(over_shards(captioning))
-            objective_of = partial(captioned, weight=config.captioning_weight)
-        objective = objective_of(
+        objective = _objective_of(config, over_shards)(
             models.synchronized(model, partial(global_sum, axis_name=axis_name)),
-            *losses,
-            _normalizer(config),
+            normalize=_normalizer(config),
             chunks=config.chunks,
             microbatch=config.microbatch,
             **place,
@@ -196,6 +203,8 @@ def make_experiment(config: ConfigDict, devices: Sequence[jax.Device] | None = N
         axis_name=axis_name if pmapped else None,
         project=_projection(config, params),
         ema_decay=config.ema_decay,
+        spike_threshold=config.spikes.threshold,
+        keeps_spikes=policy == "warn",
     )
     return Experiment(
         config=config,
@@ -209,10 +218,36 @@ def make_experiment(config: ConfigDict, devices: Sequence[jax.Device] | None = N
         abstract_state=jax.tree.map(
             lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes, layout
         ),
-        abstract_batch=_abstract_batch(config.batch_size, image_size, context_length, mesh),
+        abstract_batch=_abstract_batch(config, image_shape, context_length, mesh),
         step=pmap_step(step) if pmapped else jit_step(step, mesh, layout),
         put=put_pmap_batch if pmapped else partial(put_batch, mesh=mesh),
     )
+
+
+def _objective_of(config: ConfigDict, over_shards: Callable) -> Callable:
+    """What the config trains a model for: objective_of(model, ...) with its losses bound.
+
+    Args:
+      over_shards: (loss, **options of `per_shard`) -> the loss over the global batch.
+    """
+    contrast = over_shards(bind(LOSSES, config.loss, "loss"))
+    if config.model.get("answers"):
+        return partial(answered, answering=over_shards(answering))
+    captions = over_shards(captioning) if config.captioning_weight else None
+    if config.matching_weight:
+        return partial(
+            fused,
+            loss=contrast,
+            draw=over_shards(draw_negatives, gives_rows=True),
+            matching=over_shards(matching),
+            captioning=captions,
+            weight=config.matching_weight,
+            captioning_weight=config.captioning_weight,
+        )
+    if captions is not None:
+        weight = config.captioning_weight
+        return partial(captioned, loss=contrast, captioning=captions, weight=weight)
+    return partial(contrastive, loss=contrast)
 
 
 def keep_programs(config: ConfigDict) -> None:
@@ -220,6 +255,12 @@ def keep_programs(config: ConfigDict) -> None:
     if config.compilation_cache and jax.config.jax_compilation_cache_dir is None:
         path = os.path.expanduser(config.compilation_cache)
         jax.config.update("jax_compilation_cache_dir", path)
+
+
+def _cache(config):
+    """Where compiled programs are kept, as it was given."""
+    used, own = jax.config.jax_compilation_cache_dir, config.compilation_cache
+    return own if used == os.path.expanduser(own) else used
 
 
 def make_tokenizer(config: ConfigDict) -> Tokenizer:
@@ -245,8 +286,9 @@ def check_vocabulary(tokenizer: Tokenizer, model) -> None:
             f"{tokenizer.eos_id} of {tokenizer.vocab_size}: set config.model.text.pool='last', or "
             "use the tokenizer 'clip' or 'bpe'."
         )
-    for key, pool in (("eos_id", "eos"), ("pad_id", "cls")):
-        if getattr(text, "pool", "") == pool and getattr(text, key) != getattr(tokenizer, key):
+    reads_padding = isinstance(model, models.FusionEncoder) or getattr(text, "pool", "") == "cls"
+    for key, matters in (("eos_id", getattr(text, "pool", "") == "eos"), ("pad_id", reads_padding)):
+        if matters and getattr(text, key) != getattr(tokenizer, key):
             raise ValueError(
                 f"The text tower has {key}={getattr(text, key)}, but this tokenizer's is "
                 f"{getattr(tokenizer, key)}: set config.model.text.{key}."
@@ -265,10 +307,20 @@ def check_vocabulary(tokenizer: Tokenizer, model) -> None:
 
 def _check_parts(config, model, params):
     """Raises ValueError where a part of the model would be trained otherwise than it looks."""
-    if isinstance(model, models.CoCa) != bool(config.captioning_weight):
+    kind, answers = type(model).__name__, len(getattr(model, "answers", ()))
+    writes = isinstance(model, models.CoCa) or (getattr(model, "captions", False) and not answers)
+    if writes != bool(config.captioning_weight):
         raise ValueError(
-            f"config.captioning_weight={config.captioning_weight} with {type(model).__name__}: a "
-            "CoCa's decoder learns by it (2.0 in the paper), and other models have none (0.0)."
+            f"config.captioning_weight={config.captioning_weight} with {kind}: a "
+            "CoCa's decoder learns by it (2.0 in the paper), and a FusionEncoder with captions; "
+            "other models write none (0.0)."
+        )
+    judges = isinstance(model, models.FusionEncoder) and not answers
+    if judges != bool(config.matching_weight):
+        raise ValueError(
+            f"config.matching_weight={config.matching_weight} with {kind} of {answers} answers: "
+            "fusion layers learn by it to judge pairs (1.0 in the paper); those that answer "
+            "questions, and other models, do not (0.0)."
         )
     if isinstance(model, models.TextToImage):
         if not {"image/.*", "text/.*"} <= set(config.freeze) or not config.init_from:
@@ -311,15 +363,19 @@ def _training_texts(config, draws: int = 2, most: int = 200_000):
                 yield choose(sample, rng)
 
 
-def _abstract_batch(batch_size, image_size, context_length, mesh):
+def _abstract_batch(config, image_shape, context_length, mesh):
     """What `train_batches` gives, once it is on the devices of a jitted step."""
     rows = {
-        "image": ((image_size, image_size, 3), jnp.uint8),
+        "image": (image_shape, jnp.uint8),
         "text": ((context_length,), jnp.int32),
         "pair_ids": ((), jnp.int32),
     }
+    if config.model.get("answers"):
+        rows["answers"] = (len(config.model.answers),), jnp.float32
     return {
-        name: jax.ShapeDtypeStruct((batch_size, *shape), dtype, sharding=batch_sharding(mesh))
+        name: jax.ShapeDtypeStruct(
+            (config.batch_size, *shape), dtype, sharding=batch_sharding(mesh)
+        )
         for name, (shape, dtype) in rows.items()
     }
 

@@ -7,7 +7,6 @@ the program, not in it: as constants they would be compiled with it, once for ev
 """
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from vlrep_jax import models
 from vlrep_jax.data.preprocess import Preprocess
 from vlrep_jax.exported import FORMAT, META, TOWERS, file_names, file_sum
 from vlrep_jax.objectives import normalizer
+from vlrep_jax.whole import whole
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -43,11 +43,10 @@ def export_towers(
 
     Raises:
       FileExistsError: the directory exists, and is not empty.
+      OSError: it cannot be written.
       ValueError: a preprocessing of another image size, or a tower with a kernel of one platform.
     """
     directory = Path(directory)
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise FileExistsError(f"{directory} exists; name a new directory.")
     image_size, context_length = models.input_sizes(model)
     if preprocess.size != image_size:
         raise ValueError(
@@ -56,41 +55,37 @@ def export_towers(
     _check_attention(model)
     normalize = normalizer(preprocess.mean, preprocess.std)
     takes = {
-        "image": ("encode_image", normalize, (image_size, image_size, 3), jnp.uint8),
+        "image": ("encode_image", normalize, models.image_shape(model), jnp.uint8),
         "text": ("encode_text", lambda tokens: tokens, (context_length,), jnp.int32),
     }
-    written = {}
-    for tower in TOWERS:
-        method, prepare, row_shape, dtype = takes[tower]
-
-        def encode(params, batch, method=method, prepare=prepare):
-            return model.apply({"params": params}, prepare(batch), method=method)
-
-        program, leaves = _program(encode, params, row_shape, dtype, platforms)
-        written[tower] = (program, leaves)
-
     scale, bias = model.apply({"params": params}, method="scale_and_bias")
-    part = directory.with_name(f"{directory.name}.part-{os.getpid()}")
-    part.mkdir(parents=True)
     names = []
-    for tower, (program, leaves) in written.items():
-        code, values = file_names(tower)
-        (part / code).write_bytes(program)
-        np.savez(part / values, **{f"{i:05d}": np.asarray(x) for i, x in enumerate(leaves)})
-        names += [code, values]
-    meta = {
-        "format": FORMAT,
-        "jax": jax.__version__,
-        "platforms": list(platforms),
-        "image_size": image_size,
-        "context_length": context_length,
-        "scale": float(scale),
-        "bias": None if bias is None else float(bias),
-        "preprocess": asdict(preprocess),
-        "sha256": {name: file_sum(part / name) for name in names},
-    }
-    (part / META).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
-    part.replace(directory)  # in one move: half a model is never there under its name
+    with whole(directory) as part:
+        part.mkdir()
+        for tower in TOWERS:
+            method, prepare, row_shape, dtype = takes[tower]
+
+            def encode(params, batch, method=method, prepare=prepare):
+                return model.apply({"params": params}, prepare(batch), method=method)
+
+            program, leaves = _program(encode, params, row_shape, dtype, platforms)
+            code, values = file_names(tower)
+            (part / code).write_bytes(program)
+            np.savez(part / values, **{f"{i:05d}": np.asarray(x) for i, x in enumerate(leaves)})
+            names += [code, values]
+        meta = {
+            "format": FORMAT,
+            "jax": jax.__version__,
+            "platforms": list(platforms),
+            "image_shape": models.image_shape(model),
+            "image_size": image_size,
+            "context_length": context_length,
+            "scale": float(scale),
+            "bias": None if bias is None else float(bias),
+            "preprocess": asdict(preprocess),
+            "sha256": {name: file_sum(part / name) for name in names},
+        }
+        (part / META).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
     return [directory / name for name in (*names, META)]
 
 

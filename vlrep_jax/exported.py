@@ -58,7 +58,8 @@ def load_exported(directory) -> Exported:
         if meta["format"] != FORMAT:
             raise KeyError(meta["format"])
         shapes = {
-            "image": (np.uint8, (meta["image_size"], meta["image_size"], 3)),
+            # Older ones are all of pictures.
+            "image": (np.uint8, tuple(meta.get("image_shape", (*[meta["image_size"]] * 2, 3)))),
             "text": (np.int32, (meta["context_length"],)),
         }
         sums = {name: meta["sha256"][name] for tower in TOWERS for name in file_names(tower)}

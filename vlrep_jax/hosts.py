@@ -27,23 +27,31 @@ def check_equal(cluster, config: ConfigDict, data_fingerprint: str) -> None:
     cluster.check_equal(values, config.cluster.start_s)
 
 
-def summary(cluster, config: ConfigDict, mesh) -> str:
-    """On process 0, what runs where: a line for the run and one for each kind of host; else ''."""
+def describe(cluster, config: ConfigDict) -> list[dict[str, str]] | None:
+    """On process 0, the host, devices and memory of every process; None on the others."""
     devices = jax.local_devices()
     mine = {
         "host": socket.gethostname(),
         "devices": f"{len(devices)} x {devices[0].device_kind}",
         "memory": f"{_memory(devices[0]) / _GIB:.1f} GiB",
     }
-    found = cluster.gather("hosts", mine, config.cluster.start_s)
-    if found is None:
-        return ""
+    return cluster.gather("hosts", mine, config.cluster.start_s)
+
+
+def names(found: list[dict[str, str]]) -> list[str]:
+    """What processes are called in messages."""
+    return [f"process {index} ({each['host']})" for index, each in enumerate(found)]
+
+
+def summary(found: list[dict[str, str]], config: ConfigDict, mesh) -> str:
+    """What runs where: a line for the run and one for each kind of host."""
+    count = len(found)
     shape = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
     slices = len({getattr(device, "slice_index", 0) for device in mesh.devices.flat})
     lines = [
-        f"{cluster.count} process{'es' if cluster.count > 1 else ''}, {mesh.size} devices, mesh "
+        f"{count} process{'es' if count > 1 else ''}, {mesh.size} devices, mesh "
         f"{shape}{f' over {slices} slices' if slices > 1 else ''}; batch "
-        f"{config.batch_size // cluster.count:,} per process, "
+        f"{config.batch_size // count:,} per process, "
         f"{config.batch_size // mesh.size:,} per device; code {workdirs.code_version()}."
     ]
     kinds = {}  # what a process has -> which processes
@@ -51,8 +59,8 @@ def summary(cluster, config: ConfigDict, mesh) -> str:
         kind = f"{each['devices']}, {each['memory']} of memory each"
         kinds.setdefault(kind, []).append(f"{index} {each['host']}")
     for kind, hosts in kinds.items():
-        names = ", ".join(hosts[:8]) + (f" and {len(hosts) - 8} more" if len(hosts) > 8 else "")
-        lines.append(f"  {kind}: {names}")
+        listed = ", ".join(hosts[:8]) + (f" and {len(hosts) - 8} more" if len(hosts) > 8 else "")
+        lines.append(f"  {kind}: {listed}")
     return "\n".join(lines)
 
 

@@ -17,6 +17,7 @@ from vlrep_jax.experiment import make_tokenizer
 from vlrep_jax.models.positions import fit_text_positions, resize_image_positions
 from vlrep_jax.rules import path_of
 from vlrep_jax.train import TrainState
+from vlrep_jax.weights.layout import pools_largest_id
 from vlrep_jax.weights.reading import Opened, by_path, open_pretrained
 
 # Parameters whose number of rows may differ: those of the towers, and the shared encoder's.
@@ -172,9 +173,16 @@ def _changed(model, trained):
     for side in ("image", "text"):
         here, there = (getattr(one, side, one) for one in (model, trained))
         for option in ("activation", "ln_eps", "causal", "pool"):
-            now, then = getattr(here, option, None), getattr(there, option, None)
+            now, then = _option(here, option), _option(there, option)
             if None not in (now, then) and now != then:
                 yield side, option, now, then
+
+
+def _option(tower, name):
+    """A tower's option; an end token that is the largest id is one pool in two words."""
+    if name == "pool" and hasattr(tower, "eos_id") and pools_largest_id(tower):
+        return "eot"
+    return getattr(tower, name, None)
 
 
 def _is_left(side, needed, skipped):

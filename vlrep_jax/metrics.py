@@ -7,6 +7,9 @@ import sys
 import time
 from pathlib import Path
 
+from vlrep_jax.appending import Appender
+from vlrep_jax.events import EventFile
+
 FILE_NAME = "metrics.jsonl"
 
 
@@ -18,7 +21,8 @@ class MetricsWriter:
     back. A step may be written several times.
 
     Continuing a run from step s drops what was written after s: those steps come again. A last
-    line cut short by a crash is dropped too.
+    line cut short by a crash is dropped too. Where rows cannot be written, as on a full disk, they
+    wait in memory: `sync` tells.
     """
 
     def __init__(
@@ -35,7 +39,7 @@ class MetricsWriter:
 
         Args:
           workdir: directory, made if missing.
-          start_step: the step that the run continues from; 0 for a new one.
+          start_step: the step that the run continues from; 0 for a new one, which drops all rows.
           is_writer: False on every process but one: nothing is then written or shown.
           total_steps: the last step, for the progress display; None for no display.
           loss, rate: the metrics that the progress display shows.
@@ -43,40 +47,68 @@ class MetricsWriter:
         Raises:
           ValueError: metrics.jsonl holds, before its last line, something that is no metrics row.
         """
-        self._file = self._events = self._progress = None
+        self._rows = self._events = self._progress = None
         self._shown = {"loss": loss, "images/s": rate}
+        self._told = False  # that rows wait
         if not is_writer:
             return
-        # Here, as its import is slow and `read` has no use for it.
-        from tensorboardX import SummaryWriter
-
-        workdir = Path(workdir)
-        workdir.mkdir(parents=True, exist_ok=True)
-        path = workdir / FILE_NAME
-        _rewind(path, start_step)
-        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
-        continued = (workdir / "tb").exists()
-        self._events = SummaryWriter(
-            str(workdir / "tb"), purge_step=start_step + 1 if continued else None, flush_secs=10
-        )
+        self._workdir = Path(workdir)
+        self._workdir.mkdir(parents=True, exist_ok=True)
+        self._open(start_step)
         if total_steps is not None:
             self._progress = Progress(total_steps, start_step=start_step)
 
+    def _open(self, step):
+        path, tensorboard = self._workdir / FILE_NAME, self._workdir / "tb"
+        # Nothing is saved at step 0, so what was written of it comes again as well.
+        first = step + 1 if step else 0
+        _rewind(path, first)
+        self._rows = Appender(path)
+        self._events = EventFile(tensorboard, hide_from=first if tensorboard.exists() else None)
+
+    def rewind(self, step):
+        """Drops what was written after a step, as when a run continues from there."""
+        if self._rows is None:
+            return
+        self._close_files()
+        self._open(step)
+        if self._progress is not None:
+            self._progress.go_back(step)
+
     def write(self, step, values):
-        """Writes {name: number or scalar array} at a step, on disk when this returns."""
-        if self._file is None:
+        """Writes {name: number or scalar array} at a step; on disk when this returns, if it can."""
+        if self._rows is None:
             return
         values = {name: float(value) for name, value in values.items()}
         if "step" in values:
             raise ValueError("a metric cannot be named 'step'; that key holds the step itself.")
         row = {"step": int(step)} | {name: _to_json(value) for name, value in values.items()}
-        self._file.write(json.dumps(row, allow_nan=False, ensure_ascii=False) + "\n")
-        self._file.flush()
-        for name, value in values.items():
-            self._events.add_scalar(name, value, int(step))
+        self._rows.add(_line(row))
+        self._events.add(int(step), values)
+        try:
+            self._flush()
+        except OSError as error:
+            if not self._told:
+                self.say(
+                    f"Metrics of step {step} could not be written ({error}). They wait in memory; "
+                    "no step is saved before they are on disk."
+                )
+            self._told = True
         if self._progress is not None:
             shown = {label: values[name] for label, name in self._shown.items() if name in values}
             self._progress.show(shown)
+
+    def _flush(self):
+        self._rows.flush()
+        self._events.flush()
+        self._told = False
+
+    def sync(self):
+        """Returns once the disk has all rows; raises OSError where it cannot."""
+        if self._rows is not None:
+            self._flush()
+            self._rows.sync()
+            self._events.sync()
 
     def advance(self, step):
         """Moves the progress display to a step; cheap enough for every step."""
@@ -89,17 +121,34 @@ class MetricsWriter:
             self._progress.say(text)
 
     def close(self):
-        """Ends the display and closes the files; a second call does nothing."""
-        for part in (self._progress, self._events, self._file):
+        """Ends the display and closes the files; a second call does nothing.
+
+        Raises:
+          OSError: rows that could not be written are lost.
+        """
+        if self._progress is not None:
+            self._progress.close()
+        self._progress = None
+        try:
+            self.sync()
+        finally:
+            self._close_files()
+
+    def _close_files(self):
+        for part in (self._rows, self._events):
             if part is not None:
                 part.close()
-        self._file = self._events = self._progress = None
+        self._rows = self._events = None
 
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
-        self.close()
+    def __exit__(self, kind, *_):
+        try:
+            self.close()
+        except OSError:
+            if kind is None:  # else what ended the run is the error to tell
+                raise
 
 
 def read(path):
@@ -143,6 +192,12 @@ class Progress:
             self._bar.update(self._task, completed=step)
         elif self._clock() - self._said >= self._every_s:
             self._say()
+
+    def go_back(self, step):
+        """Moves back to a step that was passed."""
+        self._step, self._paced_from = step, None
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step)
 
     def say(self, text):
         """Prints a line without disturbing the display."""
@@ -195,22 +250,26 @@ def _duration(seconds):
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
-def _rewind(path, step):
-    """Keep the rows up to a step, through a new file: a crash leaves the old one or the new."""
+def _rewind(path, first):
+    """Drops the rows of a step and all later ones, through a new file: a crash leaves the old one
+    or the new."""
     if not path.exists():
         return
     rows, whole = _rows(path)
-    kept = [row for row in rows if row["step"] <= step]
+    kept = [row for row in rows if row["step"] < first]
     if whole and len(kept) == len(rows):
         return
     part = path.with_suffix(".part")
-    with open(part, "w", encoding="utf-8") as file:
+    with open(part, "wb") as file:
         for row in kept:
-            row = {name: _to_json(value) for name, value in row.items()}
-            file.write(json.dumps(row, allow_nan=False, ensure_ascii=False) + "\n")
+            file.write(_line({name: _to_json(value) for name, value in row.items()}))
         file.flush()
         os.fsync(file.fileno())
     os.replace(part, path)
+
+
+def _line(row):
+    return (json.dumps(row, allow_nan=False, ensure_ascii=False) + "\n").encode()
 
 
 def _rows(path):

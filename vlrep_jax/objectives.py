@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 import jax
 import jax.numpy as jnp
 
+from vlrep_jax.losses.answering import answer_costs
 from vlrep_jax.losses.captioning import token_costs
 from vlrep_jax.models import RUNNING, trains_batch_norm
 from vlrep_jax.rules import match_rules
@@ -205,6 +206,130 @@ def captioned(
         value = pairwise + weight * caption
         metrics = {"contrastive": jax.lax.stop_gradient(pairwise), **metrics, **caption_metrics}
         return value, {"loss": value, "logit_scale": scale, **metrics}
+
+    return objective
+
+
+def fused(
+    model,
+    loss: Callable,
+    draw: Callable,
+    matching: Callable,
+    captioning: Callable | None = None,
+    normalize: Callable = lambda images: images,
+    *,
+    weight: float = 1.0,
+    captioning_weight: float = 0.0,
+    chunks: int = 1,
+    microbatch: Mapping[str, int] | None = None,
+    place: Callable = lambda encode: encode,
+) -> Objective:
+    """The contrastive loss + weight * image-text matching (arXiv:2107.07651) [+ captioning].
+
+    Args:
+      model: a `models.FusionEncoder` without answers.
+      draw: `losses.draw_negatives`, `matching`: `losses.matching`, `captioning`:
+        `losses.captioning`, each with its axis bound or as an island made by `per_shard`; the last
+        is None for a model without captions.
+      weight, captioning_weight: of the two losses beside the contrastive one.
+      chunks: as in `contrastive`, but the tokens of all rows are alive, for they are what pairs are
+        drawn from.
+      microbatch: as in `captioned`; of the judged pairs, three a row, so many rows at a time.
+      the others: as in `contrastive`.
+
+    Returns:
+      As `contrastive`; the metrics add `contrastive`, `matching`, `matching_accuracy` and, where it
+      is trained, `captioning`.
+    """
+    at_once = dict(microbatch or {}).get("image", 0)
+
+    def in_parts(rows):
+        return chunked(microbatched(rows, at_once), chunks)
+
+    def read(module, images, tokens, *, train):
+        image = module.image_tokens(images, train=train)
+        text = module.text_tokens(tokens, train=train)
+        if captioning is None:
+            return image, text, None
+        logits = module.write(image[1], text[1], train=train)
+        # Of few rows: logits are the largest thing there is.
+        return image, text, token_costs(logits, tokens[:, 1:], pad_id=module.text.pad_id)
+
+    def encode(params, pairs, key):
+        def rows(pairs, key):
+            images = normalize(pairs["image"])
+            return _apply(model, params, key, images, pairs["text"], method=read)[0]
+
+        return in_parts(rows)(pairs, key), {}
+
+    def judge(params, drawn, key):
+        def rows(drawn, key):
+            # Three pairs a row in one pass: its own, one with another text, one with another image.
+            image, text = (jax.tree.map(lambda *x: jnp.concatenate(x), *side) for side in drawn)
+            logits, _ = _apply(model, params, key, image, text, method="fuse")
+            return logits.reshape(3, -1).T
+
+        return in_parts(rows)(drawn, key), {}
+
+    def objective(params, batch, key):
+        encode_key, draw_key, judge_key = jax.random.split(key, 3)
+        pairs = {name: batch[name] for name in ("image", "text")}
+        (image, text, costs), _ = place(encode)(params, pairs, encode_key)
+        scale, bias = model.apply({"params": params}, method="scale_and_bias")
+        named = {name: batch[name] for name in ("pair_ids", "weights") if name in batch}
+        pairwise, metrics = loss(image[0], text[0], scale, bias, **named)
+        other_text, other_image, is_drawn = draw(image, text, scale, draw_key, **named)
+        sides = (image[1], image[1], other_image), (text[1], other_text, text[1])
+        logits, _ = place(judge)(params, sides, judge_key)
+        weights = {"weights": batch["weights"]} if "weights" in batch else {}
+        judged, judged_metrics = matching(logits, is_drawn, **weights)
+        value = pairwise + weight * judged
+        metrics = {"contrastive": jax.lax.stop_gradient(pairwise), **metrics, **judged_metrics}
+        if captioning is not None:
+            caption, caption_metrics = captioning(*costs, **weights)
+            value, metrics = value + captioning_weight * caption, metrics | caption_metrics
+        return value, {"loss": value, "logit_scale": scale, **metrics}
+
+    return objective
+
+
+def answered(
+    model,
+    answering: Callable,
+    normalize: Callable = lambda images: images,
+    *,
+    chunks: int = 1,
+    microbatch: Mapping[str, int] | None = None,
+    place: Callable = lambda encode: encode,
+) -> Objective:
+    """The loss of a model's answers to questions.
+
+    Args:
+      model: a `models.FusionEncoder` with answers.
+      answering: `losses.answering` with its axis bound, or as an island made by `per_shard`.
+      the others: as in `captioned`.
+
+    Returns:
+      objective(params, batch, key) -> (value, metrics). The batch holds `image`, `text` (the
+      questions), `answers` float32[b, n], the score that each answer would get, and `weights`
+      where there are any.
+    """
+    at_once = dict(microbatch or {}).get("image", 0)
+
+    def encode(params, pairs, key):
+        def rows(pairs, key):
+            images = normalize(pairs["image"])
+            logits, _ = _apply(model, params, key, images, pairs["text"], method="answer")
+            return answer_costs(logits, pairs["answers"])
+
+        return chunked(microbatched(rows, at_once), chunks)(pairs, key), {}
+
+    def objective(params, batch, key):
+        pairs = {name: batch[name] for name in ("image", "text", "answers")}
+        (costs, scores), _ = place(encode)(params, pairs, key)
+        weights = {"weights": batch["weights"]} if "weights" in batch else {}
+        value, metrics = answering(costs, scores, **weights)
+        return value, {"loss": value, **metrics}
 
     return objective
 

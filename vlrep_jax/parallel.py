@@ -93,13 +93,14 @@ def by_slice(devices: Sequence[jax.Device], slices: int) -> list[list[jax.Device
     return list(groups.values())
 
 
-def per_shard(fn: Callable, mesh: Mesh, *, batched: int) -> Callable:
+def per_shard(fn: Callable, mesh: Mesh, *, batched: int, gives_rows: bool = False) -> Callable:
     """`fn` as an island in a jitted program: each device runs it on its rows of the batch.
 
     Args:
       fn: called with axis_name=BATCH_AXES; returns values that are equal on every shard.
       mesh: with the axes BATCH_AXES.
-      batched: how many leading positional arguments are split by rows.
+      batched: how many leading positional arguments, trees of arrays, are split by rows.
+      gives_rows: `fn` returns each shard's rows instead, a tree of [b, ...].
 
     Returns:
       run(*args, **batched_kwargs): the first `batched` arguments and every keyword argument that is
@@ -114,7 +115,7 @@ def per_shard(fn: Callable, mesh: Mesh, *, batched: int) -> Callable:
             lambda args, named: fn(*args, axis_name=BATCH_AXES, **named),
             mesh=mesh,
             in_specs=(specs, dict.fromkeys(named, rows)),
-            out_specs=P(),
+            out_specs=rows if gives_rows else P(),
         )(args, named)
 
     return run
@@ -230,15 +231,18 @@ def pmap_state_sharding(axis_name: str = "data") -> NamedSharding:
     return replicated(Mesh(jax.devices(), (axis_name,), axis_types=(AxisType.Auto,)))
 
 
-def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+def put_batch(batch: Mapping, mesh: Mesh) -> dict:
     """This process's rows of the global batch onto its devices, as arrays that span all processes.
+
+    Args:
+      batch: a tree of arrays [b, ...].
 
     Raises:
       ValueError: the rows cannot be split evenly over this process's devices.
     """
     sharding = batch_sharding(mesh)
-    check_divides(len(next(iter(batch.values()))), mesh.local_mesh.size)
-    return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
+    check_divides(len(jax.tree.leaves(batch)[0]), mesh.local_mesh.size)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
 
 
 def put_pmap_batch(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -20,6 +20,13 @@ def share(text: str) -> list[str]:
     return [rows[i, :size].tobytes().decode() for i, size in enumerate(sizes)]
 
 
+def gather(row: np.ndarray) -> np.ndarray:
+    """[processes, ...]: an array of each process, all of one shape, in order; as `share`."""
+    if jax.process_count() == 1:
+        return row[None]
+    return np.asarray(multihost_utils.process_allgather(row))
+
+
 def first_problem(problem: str) -> str:
     """What went wrong on the first process on which something did; '' where all is well."""
     found = [(i, text) for i, text in enumerate(share(problem)) if text]

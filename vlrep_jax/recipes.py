@@ -6,7 +6,7 @@ from vlrep_jax.data.preprocess import CLIP_MEAN, CLIP_STD
 from vlrep_jax.models import preprocessing
 
 # Sections whose keys are always those of `base`; the others name an entry of a table.
-FIXED_SECTIONS = ("image", "data", "parallel", "microbatch", "cluster", "keep_best")
+FIXED_SECTIONS = ("image", "data", "parallel", "microbatch", "cluster", "keep_best", "spikes")
 
 
 def base() -> ConfigDict:
@@ -33,7 +33,12 @@ def base() -> ConfigDict:
     config.steps = 0
     config.model = ConfigDict()  # models.create
     config.loss = ConfigDict({"name": "softmax"})  # losses.LOSSES
-    config.captioning_weight = 0.0  # of CoCa's captioning loss beside it; 0 for any other model
+    # Of the captioning loss of a CoCa, or of a FusionEncoder with captions; 0 for any other model.
+    config.captioning_weight = 0.0
+    # Of the image-text matching loss that a FusionEncoder learns to judge pairs by; 0 for any other
+    # model, and for one of questions, which model.answers turns it into: answers are then all that
+    # it is trained for.
+    config.matching_weight = 0.0
     # optim.make_optimizer; patterns in freeze are over parameter paths: ('image/.*',) is LiT.
     config.optimizer = ConfigDict({"name": "adamw", "weight_decay": 0.0})
     config.freeze = ()
@@ -99,6 +104,11 @@ def base() -> ConfigDict:
 
     # A step whose loss or gradient is not finite changes nothing; so many in a row end the run.
     config.max_skipped = 10
+    # A spike is a loss more than `threshold` robust deviations above the median of the last
+    # `window` losses (vlrep_jax/spikes.py), once there are as many. 'off' does not look; 'warn'
+    # counts it and writes its batch down; 'skip' does not apply its update either, which then
+    # counts to max_skipped; 'rollback' goes back to the newest checkpoint and on behind the batch.
+    config.spikes = ConfigDict({"policy": "off", "threshold": 8.0, "window": 128})
 
     # Where compiled programs are kept for the next run of the same one ('' keeps none). A directory
     # that JAX was told of by other means, such as JAX_COMPILATION_CACHE_DIR, goes before it.

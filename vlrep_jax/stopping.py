@@ -35,7 +35,7 @@ class Stop:
         self._lock = threading.Lock()  # held while the processes agree: `at` has to wait for that
         self._asked = 0  # how often `at` was
         self._step = None  # it was asked for last
-        self._stop_at = None
+        self._stop_at = None  # how often it is asked until it says so
         self._cluster = None
         self._received = []
 
@@ -72,12 +72,13 @@ class Stop:
         """Whether to stop at a step boundary: the same answer for the same step on every process.
 
         Args:
-          step: steps done; every process asks for each of them, in order.
+          step: steps done; every process asks at each of them. Should they go back to an earlier
+            one, all do: so they agree on how often they have asked rather than on a step.
         """
         with self._lock:
             self._asked += 1
             self._step = step
-            return self._stop_at is not None and step >= self._stop_at
+            return self._stop_at is not None and self._asked >= self._stop_at
 
     @property
     def _has_done_a_step(self):
@@ -113,16 +114,17 @@ class Stop:
         """Answers a wish to stop, heard from whichever process: how far is this one?"""
         cluster = self._cluster
         with self._lock:
-            mine = str(self._step) if self._has_done_a_step else _NONE
+            mine = str(self._asked) if self._has_done_a_step else _NONE
             cluster.tell(f"stop/{cluster.index}", mine)
             answers = [cluster.hear(f"stop/{i}", _ANSWER_S) for i in range(cluster.count)]
             if _NONE in answers and self._leaves_early:
                 cluster.leave_together()
                 _leave_unchanged(reason)
-            steps = [int(answer) for answer in answers if answer != _NONE]
+            asked = [int(answer) for answer in answers if answer != _NONE]
             # Nobody has been told to go past the largest, and everybody will ask for the next.
-            self._stop_at = max(steps) + 1 if steps else 0
-        _say(f"{reason}: all processes stop at step {self._stop_at}.")
+            self._stop_at = max(asked) + 1 if asked else 0
+            at = self._step + self._stop_at - self._asked if asked and self._asked else 0
+        _say(f"{reason}: all processes stop at step {at}.")
 
 
 def _words(number, where):

@@ -1,5 +1,6 @@
 """The train step, the state it maps, and the one loop that runs it."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from vlrep_jax import spikes
 from vlrep_jax.collectives import first_row, global_mean
 from vlrep_jax.models import RUNNING
 from vlrep_jax.objectives import Objective
@@ -27,14 +29,41 @@ class TrainState(NamedTuple):
     ema: Any
 
 
+class WatchedState(NamedTuple):
+    """A TrainState whose losses are watched for spikes.
+
+    losses: float32[w], the last w finite losses, the newest last; see `spikes`.
+    """
+
+    step: jax.Array
+    params: Any
+    opt_state: Any
+    ema: Any
+    losses: jax.Array
+
+
+def unwatched(state: TrainState | WatchedState) -> TrainState:
+    """What checkpoints hold as arrays, so that a run may begin or cease to watch its losses."""
+    return TrainState(*state[: len(TrainState._fields)])
+
+
 def init_state(
-    init_params: Callable, tx: optax.GradientTransformation, seed: int, *, ema: bool
-) -> TrainState:
-    """The state before the first step; pure in `seed`, to be jitted with the shardings wanted."""
+    init_params: Callable,
+    tx: optax.GradientTransformation,
+    seed: int,
+    *,
+    ema: bool,
+    spike_window: int = 0,
+) -> TrainState | WatchedState:
+    """The state before the first step; pure in `seed`, to be jitted with the shardings wanted.
+
+    spike_window: how many losses are watched; 0 for none.
+    """
     params = init_params(jax.random.key(seed))
     # A copy: the same array twice in a state cannot be donated.
     average = jax.tree.map(jnp.copy, params) if ema else None
-    return TrainState(jnp.int32(0), params, tx.init(params), average)
+    state = TrainState(jnp.int32(0), params, tx.init(params), average)
+    return WatchedState(*state, spikes.empty(spike_window)) if spike_window else state
 
 
 def make_train_step(
@@ -45,6 +74,8 @@ def make_train_step(
     axis_name: str | None = None,
     project: Callable = lambda params: params,
     ema_decay: float = 0.0,
+    spike_threshold: float = math.inf,
+    keeps_spikes: bool = False,
 ) -> Callable:
     """One optimizer step, the same under every wiring.
 
@@ -56,11 +87,15 @@ def make_train_step(
       axis_name: mapped axis around the whole step (pmap); None under jit, where the batch is whole.
       project: applied to the parameters after the update, such as the clamp of the logit scale.
       ema_decay: of the moving average, if the state has one.
+      spike_threshold: `spikes.robust_z` beyond which a loss is a spike, of a WatchedState.
+      keeps_spikes: apply the updates of spikes too.
 
     Returns:
       train_step(state, batch) -> (state, metrics), metrics float32[] and equal on every shard.
-      Where the loss or the gradient is not finite only the step is counted: `skipped` is 1, and
-      parameters, moments, moving average and running statistics are bit for bit what they were.
+      Where the loss or the gradient is not finite, or the loss is a spike that is not kept, only
+      the step is counted: `skipped` is 1, and parameters, moments, moving average and running
+      statistics are bit for bit what they were. Of a WatchedState `spike` says whether the loss
+      is one, and `loss_z` how far it stands above those before.
     """
 
     def train_step(state, batch):
@@ -78,10 +113,21 @@ def make_train_step(
         # Of the parameters' own norm the choice must not depend: they would be written first, and
         # then read again to be chosen.
         is_good = jnp.isfinite(loss) & jnp.isfinite(norms["gradient_norm"])
+        watched, judged = {}, {}
+        if isinstance(state, WatchedState):
+            z = spikes.robust_z(loss, state.losses)
+            is_number = jnp.isfinite(loss)
+            is_spike = is_number & (z > spike_threshold)  # z is NaN before there are enough
+            judged = {"spike": is_spike.astype(jnp.float32), "loss_z": z}
+            losses = spikes.appended(state.losses, loss)
+            watched = {"losses": jnp.where(is_number, losses, state.losses)}
+            if not keeps_spikes:
+                is_good &= ~is_spike
         old = (state.params, state.opt_state, state.ema)
         kept = jax.tree.map(partial(jnp.where, is_good), (params, opt_state, ema), old)
         skipped = {"skipped": 1 - is_good.astype(jnp.float32)}
-        return TrainState(state.step + 1, *kept), {**metrics, **norms, **skipped}
+        state = type(state)(state.step + 1, *kept, **watched)
+        return state, {**metrics, **norms, **judged, **skipped}
 
     return train_step
 

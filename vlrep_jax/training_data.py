@@ -19,7 +19,7 @@ def make_transform(config: ConfigDict, image_size: int):
     """
     transform = bind(TRANSFORMS, config.data.transform, "transform", size=image_size)
     try:  # nested options have no table to be checked against; now is sooner than in a thread
-        transform(np.zeros((4, 4, 3), np.uint8), np.random.default_rng(0))
+        transform(np.zeros((256, 4, 3), np.uint8), np.random.default_rng(0))
     except TypeError as error:
         raise ValueError(f"config.data.transform: {error}.") from None
     return transform
@@ -66,6 +66,7 @@ def make_train_batches(
         process_index=part[0],
         process_count=part[1],
         captions_per_image=data.captions_per_image,
+        answers=config.model.get("answers", ()),
         max_bad_fraction=data.max_bad_fraction,
         decoder=data.decoder,
         on_change=data.on_change,

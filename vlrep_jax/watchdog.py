@@ -4,6 +4,7 @@ import faulthandler
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 
 _LOOK_S = 0.25  # how often the limit is looked at
@@ -15,6 +16,8 @@ class Watchdog:
 
     Attributes:
       phase: what is being done, for the reason.
+      pauses: (begin, end) in time.monotonic() of the newest times in which this process, or its
+        Python, did not run: stopped, moved to another machine, or without a processor.
     """
 
     def __init__(self, expired: Callable[[str], None]):
@@ -23,6 +26,7 @@ class Watchdog:
         self._limit_s = self._until = None
         self._armed_at = 0.0
         self.phase = ""
+        self.pauses: deque[tuple[float, float]] = deque(maxlen=64)
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def __enter__(self):
@@ -46,7 +50,12 @@ class Watchdog:
             faulthandler.dump_traceback_later(limit_s + _NET_S, exit=True, file=sys.__stderr__)
 
     def _watch(self):
+        looked = time.monotonic()
         while not self._closed.wait(_LOOK_S):
+            now = time.monotonic()
+            if now - looked > 2 * _LOOK_S:
+                self.pauses.append((looked + _LOOK_S, now))
+            looked = now
             if self._until is not None and time.monotonic() > self._until:
                 self._expired(f"no progress for {self._limit_s:g} s in: {self.phase}")
                 return

@@ -46,14 +46,18 @@ CHANGEABLE = (
     "model.towers.unroll",
     "on_save_error",
     "parallel",
+    "spikes",
 )
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
 def write_json(path: Path, value) -> None:
-    """Writes a JSON file whole or not at all."""
+    """Writes a JSON file whole or not at all, whatever happens meanwhile."""
     part = path.with_suffix(".part")
-    part.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    with open(part, "w", encoding="utf-8") as file:
+        file.write(json.dumps(value, indent=2) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(part, path)
 
 
@@ -77,11 +81,16 @@ def read_config(workdir: Path) -> ConfigDict:
         raise ValueError(f"{path} holds no config ({error}); it was changed or cut.") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds no config but {type(values).__name__}; it was changed.")
-    known = plain(recipes.base())
+    return ConfigDict(completed(values))
+
+
+def completed(values: Mapping) -> dict:
+    """A saved config with the defaults of the keys that are younger."""
+    known, values = plain(recipes.base()), dict(values)
     for name in recipes.FIXED_SECTIONS:
         if isinstance(values.get(name), dict):
             values[name] = known[name] | values[name]
-    return ConfigDict(known | values)
+    return known | values
 
 
 def check_same_run(workdir: Path, config: ConfigDict) -> bool:

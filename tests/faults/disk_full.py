@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tiny_recipe import Squares, config
 
-from vlrep_jax import run
+from vlrep_jax import run, session
 from vlrep_jax.data.sources import SOURCES
 
 LIMIT = 10_000  # bytes: room for metrics, none for arrays
@@ -33,7 +33,7 @@ def main(folder):
     SOURCES["squares"] = Squares
     # Every array is larger than the limit, and no program is kept, which would meet it too.
     changed = {"checkpoint_every": 1, "steps": 6, "compilation_cache": "", "model.image.width": 64}
-    made = run.make_experiment(config(**changed))
+    made = session.make_experiment(config(**changed))
     outcomes = {}
     for name, (full, on_save_error) in RUNS.items():
         calls = []
@@ -44,7 +44,7 @@ def main(folder):
             return made.put(batch)
 
         wanted = config(**changed, on_save_error=on_save_error)
-        run.make_experiment = lambda _, wanted=wanted, put=put: dataclasses.replace(
+        session.make_experiment = lambda _, wanted=wanted, put=put: dataclasses.replace(
             made, config=wanted, put=put
         )
         try:

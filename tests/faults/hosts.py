@@ -22,7 +22,12 @@ if os.environ["FAULT"]:
     import faulty
 main()
 """
-START_S = 300  # generous: two processes start and compile beside other tests
+START_S = 900  # generous: processes start and compile beside whatever else runs
+# A run that goes on until it is stopped, and whose steps do not depend on how many there will be.
+UNENDING = (
+    "--config.steps=1000000",
+    "--config.schedule={'name': 'constant', 'peak': 3e-3, 'warmup_steps': 2}",
+)
 
 
 class Run:
@@ -98,6 +103,11 @@ class Run:
             assert time.monotonic() < until and None in ended, f"{ended}: {self.text()[-4000:]}"
             time.sleep(0.02)
 
+    def alive(self):
+        """Fails where a process has ended by itself."""
+        ended = [child.poll() for child in self.children]
+        assert set(ended) == {None}, f"{ended}: {self.text()[-4000:]}"
+
     def send(self, index, number):
         """Sends a signal to one process; returns when."""
         self.children[index].send_signal(number)
@@ -125,6 +135,17 @@ def command(workdir, cache):
     ]
 
 
+def end_of_run(workdir, steps, flags=UNENDING, **options):
+    """What such a run is after so many steps if nobody disturbs it, as `outcome.result`."""
+    from outcome import result
+
+    flags = (*flags, f"--config.steps={steps}", f"--config.checkpoint_every={steps}")
+    with Run(workdir, *flags, **options) as run:
+        codes, _ = run.codes(timeout_s=3600)
+        assert set(codes) == {0}, run.text()[-4000:]
+    return result(workdir)
+
+
 def environment(devices, delay_s=0.0, fault=""):
     """Of a process with so many devices, whose steps take so much longer."""
     kept = os.environ.get("XLA_FLAGS", "").split()
@@ -138,6 +159,9 @@ def environment(devices, delay_s=0.0, fault=""):
         PYTHONPATH=os.pathsep.join(map(str, (ROOT, ROOT / "tests", ROOT / "tests/faults"))),
         SQUARES_DELAY_S=str(delay_s),
         FAULT=fault,
+        # So that a second start compiles nothing.
+        JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
+        JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES="-1",
     )
     made.pop("JAX_COMPILATION_CACHE_DIR", None)
     return made

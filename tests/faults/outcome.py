@@ -17,6 +17,14 @@ def result(workdir):
     return step, parameters, [(row["step"], row["train/loss"]) for row in rows]
 
 
+def assert_shown(workdir, losses):
+    """TensorBoard shows every step's loss once, as metrics.jsonl has it."""
+    from test_metrics import shown
+
+    points = [(step, float(np.float32(loss))) for step, loss in losses]
+    assert shown(workdir, "train/loss") == points
+
+
 def assert_same(found, expected):
     """The same step, bit-identical parameters, and every step's loss once."""
     assert found[0] == expected[0] and found[2] == expected[2]

@@ -3,13 +3,17 @@
 The short form is part of the suite; VLREP_FAULTS=full adds the other phases and roles.
 """
 
+import json
 import os
+import re
 import signal
 import time
 
 import pytest
 from hosts import Run, local
 from outcome import assert_same, result
+
+from vlrep_jax import metrics, rollbacks
 
 STEPS = 12
 HEARTBEAT_S, WATCHDOG_S = 10, 8
@@ -23,27 +27,22 @@ full = pytest.mark.skipif(not FULL, reason="VLREP_FAULTS=full runs it")
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("programs")
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory, cache):
+def undisturbed(tmp_path_factory, programs):
     """What the run is that nobody disturbs: (step, parameters, losses by step).
 
     Process 0 writes its report for longer than jax's last barrier would wait for it.
     """
     workdir = tmp_path_factory.mktemp("undisturbed")
     faults = {0: f"report@{STEPS} barrier@1", 1: "barrier@1"}
-    with Run(workdir, *TRAINED, cache=cache, faults=faults) as run:
+    with Run(workdir, *TRAINED, cache=programs, faults=faults) as run:
         assert run.codes()[0] == [0, 0], run.text()[-4000:]
     assert "now: report" in run.text(0)
     return result(workdir)
 
 
-def stop_in(workdir, phase, cache, *, process=1, number=signal.SIGTERM):
+def stop_in(workdir, phase, programs, *, process=1, number=signal.SIGTERM):
     """Stops one process in a phase of a run; returns what all said, and how long it took."""
-    with Run(workdir, *TRAINED, cache=cache, faults={process: phase}, delay_s=0.05) as run:
+    with Run(workdir, *TRAINED, cache=programs, faults={process: phase}, delay_s=0.05) as run:
         run.wait_for("now: ", process)
         time.sleep(0.3)  # into it
         sent = run.send(process, number)
@@ -65,7 +64,7 @@ PHASES = [
 
 @pytest.mark.parametrize(("phase", "process", "least"), PHASES)
 def test_a_signal_to_one_process_stops_all_at_one_step(
-    phase, process, least, tmp_path, cache, undisturbed
+    phase, process, least, tmp_path, programs, undisturbed
 ):
     """And no step is lost or repeated, nor a bit changed, by the time the run has ended."""
     number = signal.SIGINT if process else signal.SIGTERM
@@ -73,7 +72,7 @@ def test_a_signal_to_one_process_stops_all_at_one_step(
     said = stop_in(
         tmp_path,
         phase,
-        tmp_path / "none" if "compile" in phase else cache,
+        tmp_path / "none" if "compile" in phase else programs,
         process=process,
         number=number,
     )
@@ -85,7 +84,7 @@ def test_a_signal_to_one_process_stops_all_at_one_step(
         assert result(tmp_path)[0] == at
     else:
         assert "stopped before a step was done; nothing is to be saved" in said
-    with Run(tmp_path, *TRAINED, cache=cache) as run:
+    with Run(tmp_path, *TRAINED, cache=programs) as run:
         assert run.codes()[0] == [0, 0], run.text()[-4000:]
     if least:
         assert f"Continuing from step {at} of {STEPS}." in run.text(0)
@@ -93,8 +92,8 @@ def test_a_signal_to_one_process_stops_all_at_one_step(
 
 
 @full
-def test_a_second_signal_ends_at_once(tmp_path, cache):
-    with Run(tmp_path, *TRAINED, cache=cache, faults={1: "step@3"}) as run:
+def test_a_second_signal_ends_at_once(tmp_path, programs):
+    with Run(tmp_path, *TRAINED, cache=programs, faults={1: "step@3"}) as run:
         run.wait_for("now: step", 1)
         run.send(1, signal.SIGTERM)
         time.sleep(0.2)
@@ -105,14 +104,14 @@ def test_a_second_signal_ends_at_once(tmp_path, cache):
     assert "SIGTERM to process 1" in run.text(0) and "twice" in run.text(0)
 
 
-def disturbed(tmp_path, cache, kind, process):
+def disturbed(tmp_path, programs, kind, process):
     """(run, process that is left, seconds until the last of them ended)."""
     faults = {process: f"{kind}@3"} if kind in ("raise", "hang") else None
     with Run(
         tmp_path,
         *LIMITS,
         "--config.steps=10000",
-        cache=cache,
+        cache=programs,
         faults=faults,
         delay_s=0.05,
     ) as run:
@@ -143,8 +142,10 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(("kind", "process", "limit_s", "reason"), FAULTS)
-def test_a_fault_of_one_process_ends_all_in_time(kind, process, limit_s, reason, tmp_path, cache):
-    run, left, seconds = disturbed(tmp_path, cache, kind, process)
+def test_a_fault_of_one_process_ends_all_in_time(
+    kind, process, limit_s, reason, tmp_path, programs
+):
+    run, left, seconds = disturbed(tmp_path, programs, kind, process)
     assert seconds < limit_s
     for index in left:
         said = run.text(index)
@@ -155,8 +156,27 @@ def test_a_fault_of_one_process_ends_all_in_time(kind, process, limit_s, reason,
         assert f"ended with process {process}" in run.text(1 - process)
 
 
-def test_processes_that_differ_are_told_what_differs(tmp_path, cache):
-    with Run(tmp_path, *TRAINED, own={1: ["--config.seed=7"]}, cache=cache) as run:
+def test_all_go_back_from_a_spike_together_and_the_slow_one_is_named(tmp_path, programs):
+    flags = (
+        *("--config.steps=26", "--config.checkpoint_every=8", "--config.schedule.peak=1e-2"),
+        "--config.spikes={'policy': 'rollback', 'threshold': 8.0, 'window': 8}",
+        *("--config.ema_decay=0.0", "--config.log_every=2"),
+    )
+    faults = {0: "wrong@20", 1: "wrong@20 late@0.5"}
+    with Run(tmp_path, *flags, cache=programs, faults=faults) as run:
+        assert run.codes()[0] == [0, 0], run.text()[-4000:]
+    assert "Going back to step 16." in run.text(0)
+    assert re.search(r"process 1 \(.*\) keeps the others waiting: it was late for", run.text(0))
+    assert rollbacks.read(tmp_path) == [rollbacks.Rollback(16, 21, 21)]
+    steps = [row["step"] for row in metrics.read(tmp_path) if "train/loss" in row]
+    assert steps == list(range(2, 27, 2))
+    folder = tmp_path / "bad_batches"
+    held = [json.loads((folder / f"21-{i}.json").read_text()) for i in (0, 1)]
+    assert held[0]["loss"] == held[1]["loss"] and held[0]["keys"] != held[1]["keys"]
+
+
+def test_processes_that_differ_are_told_what_differs(tmp_path, programs):
+    with Run(tmp_path, *TRAINED, own={1: ["--config.seed=7"]}, cache=programs) as run:
         assert run.codes()[0] == [2, 2], run.text()[-4000:]
     for index in (0, 1):
         said = run.text(index)
@@ -164,20 +184,20 @@ def test_processes_that_differ_are_told_what_differs(tmp_path, cache):
         assert "Traceback" not in said
 
 
-def test_a_cluster_that_cannot_be_joined_is_one_line(tmp_path, cache):
-    with Run(tmp_path, "--config.cluster.join_s=3", only=[1], cache=cache) as run:
+def test_a_cluster_that_cannot_be_joined_is_one_line(tmp_path, programs):
+    with Run(tmp_path, "--config.cluster.join_s=3", only=[1], cache=programs) as run:
         assert run.codes()[0] == [1], run.text()[-4000:]
     (line,) = (line for _, _, line in run.lines if line.startswith("vlrep: "))
     assert "error: process 1 of 2 could not join the others at 127.0.0.1:" in line
     assert "Traceback" not in run.text() and "Fatal" not in run.text()
 
 
-def test_the_launcher_starts_again_after_a_stop_before_the_processes_met(tmp_path, cache):
+def test_the_launcher_starts_again_after_a_stop_before_the_processes_met(tmp_path, programs):
     """One that is told before it has joined cannot tell the others: the launcher does."""
     launched = local(
         tmp_path / "run",
         *TRAINED,
-        cache=cache,
+        cache=programs,
         fault=f"once@{tmp_path / 'once'}",
         options=["--restarts=1"],
     )

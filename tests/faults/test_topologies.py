@@ -32,27 +32,28 @@ STILL = (
 )
 
 
-def rows(workdir, wiring, processes, devices):
+def rows(workdir, wiring, processes, devices, programs):
     """Losses and evaluations by step of one run."""
-    with Run(workdir, *STILL, *WIRINGS[wiring], count=processes, devices=devices) as run:
+    options = {"count": processes, "devices": devices, "cache": programs}
+    with Run(workdir, *STILL, *WIRINGS[wiring], **options) as run:
         assert run.codes()[0] == [0] * processes, run.text()[-4000:]
     kept = lambda name: name == "train/loss" or name.startswith("own/")  # noqa: E731
     return [{k: v for k, v in row.items() if kept(k)} for row in metrics.read(workdir)]
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
+def alone(tmp_path_factory, programs):
     """Of one process with four devices, jit."""
     workdir = tmp_path_factory.mktemp("alone")
-    return rows(workdir, "jit", 1, 4)
+    return rows(workdir, "jit", 1, 4, programs)
 
 
 @pytest.mark.parametrize("wiring", WIRINGS)
 @pytest.mark.parametrize(("processes", "devices"), [(1, 4), (2, 2), (4, 1)])
 def test_every_topology_gives_the_losses_of_one_process(
-    processes, devices, wiring, alone, tmp_path
+    processes, devices, wiring, alone, tmp_path, programs
 ):
-    found = rows(tmp_path, wiring, processes, devices)
+    found = rows(tmp_path, wiring, processes, devices, programs)
     assert [row.keys() for row in found] == [row.keys() for row in alone]
     assert sum("train/loss" in row for row in found) == STEPS
     worst = 0.0
@@ -63,7 +64,7 @@ def test_every_topology_gives_the_losses_of_one_process(
     print(f"{wiring} at {processes}x{devices}: at most {worst:.1e} from one process")
 
 
-def test_the_same_topology_gives_the_same_bits(tmp_path):
+def test_the_same_topology_gives_the_same_bits(tmp_path, programs):
     for name in ("one", "other"):
-        rows(tmp_path / name, "fsdp", 2, 2)
+        rows(tmp_path / name, "fsdp", 2, 2, programs)
     assert_same(result(tmp_path / "one"), result(tmp_path / "other"))

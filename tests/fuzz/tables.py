@@ -119,19 +119,20 @@ def check(seed, folder):
     """One case; returns what became of it."""
     rng = np.random.default_rng(seed)
     kind = KINDS[seed % len(KINDS)]
+    quotes = bool(seed // len(KINDS) % 2)
     path = folder / f"t.{kind}"
     path.write_bytes(damaged(table_bytes(kind, folder.parent, rng), rng))
     before = sorted(os.listdir(folder)) + sorted(os.listdir(folder.parent))
     pictures = {flat(number) for number in range(3)} | {b""}
-    started_s = time.monotonic()
+    started_s = time.process_time()  # by the clock it is the machine's other work, too
     try:
-        source = Files(path)
+        source = Files(path, quotes=quotes)
         numbers = rng.permutation(len(source))[:200]
         held = source.__getitems__(numbers)
     except (ValueError, FileNotFoundError) as error:
         assert "\n" not in str(error) and len(str(error)) < 3000, f"{seed}: {error!r}"
         return "refused"
-    assert time.monotonic() - started_s < SECONDS, seed
+    assert time.process_time() - started_s < SECONDS, seed
     assert sorted(os.listdir(folder)) + sorted(os.listdir(folder.parent)) == before, seed
     for sample in held:
         assert sample.problem in REASONS, (seed, sample.problem)
@@ -140,15 +141,16 @@ def check(seed, folder):
         assert all(isinstance(text, str) for text in sample.captions), seed
         "".join(sample.captions).encode(), sample.key.encode()
     if kind in ("csv", "tsv"):
-        same_as_csv(path, "," if kind == "csv" else "\t", seed)
+        same_as_csv(path, "," if kind == "csv" else "\t", quotes, seed)
     return "read"
 
 
-def same_as_csv(path, delimiter, seed):
+def same_as_csv(path, delimiter, quotes, seed):
     """The rows are those that the csv module finds from the beginning of the file."""
-    table = CsvRows(str(path), delimiter)
+    table = CsvRows(str(path), delimiter, quotes=quotes)
     file = io.StringIO(path.read_bytes().decode("utf-8-sig", "surrogateescape"), newline="")
-    rows = [row for row in csv.reader(file, delimiter=delimiter)]
+    quoting = csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE
+    rows = [row for row in csv.reader(file, delimiter=delimiter, quoting=quoting)]
     rows = [row for row in rows if len(row) > 1 or "".join(row).strip(" \t")][1:]
     found = table.rows(range(len(table)), ())
     assert len(found) == len(rows), seed

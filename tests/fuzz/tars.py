@@ -20,7 +20,8 @@ from tars import archive, entry, found_by_tarfile, sample
 
 from vlrep_jax.data.sources import Tar
 
-LIMIT_S = 5
+LIMIT_S = 5  # of the processor
+HUNG_S = 120  # by the clock, on a machine that has much else to do
 LIMIT_KIB = 128 << 10  # that reading may add to the process's largest size
 FORMATS = (0, 1, 2)  # ustar, gnu, pax, as tarfile numbers them
 NUMBERS = (
@@ -206,12 +207,12 @@ def check(data, folder):
     Raises:
         AssertionError: other bytes were read than `tarfile` finds, something was lost without
             being counted, or a file was written.
-        TooSlow: it took more than 5 seconds.
+        TooSlow: it took more than two minutes by the clock.
     """
     folder = Path(folder)
     (folder / "a.tar").write_bytes(data)
     previous = signal.signal(signal.SIGALRM, _late)
-    signal.setitimer(signal.ITIMER_REAL, LIMIT_S)
+    signal.setitimer(signal.ITIMER_REAL, HUNG_S)
     source, samples, lost = None, [], ""
     try:
         source = Tar(folder / "a.tar", index_dir=str(folder / "index"))
@@ -278,13 +279,13 @@ def fuzz(seeds, progress=lambda done, outcomes: None):
         data, done = mutated(seed)
         with tempfile.TemporaryDirectory(prefix="vlrep_fuzz_") as folder:
             (Path(folder) / "index").mkdir()
-            started = time.perf_counter()
+            started = time.process_time()
             try:
                 outcomes[check(data, folder)] += 1
             except BaseException as error:
                 error.add_note(f"seed {seed}: {done}")
                 raise
-            slowest_s = max(slowest_s, time.perf_counter() - started)
+            slowest_s = max(slowest_s, time.process_time() - started)
         progress(sum(outcomes.values()), outcomes)
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert grown < LIMIT_KIB, f"{grown >> 10} MiB more memory"

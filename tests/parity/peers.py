@@ -18,6 +18,17 @@ OPEN_CLIP = {
     "ViT-B-32-quickgelu": {"vision_cfg": VIT},
     "ViT-g-14": {"vision_cfg": VIT | {"mlp_ratio": 4.3637}},
     "ViT-bigG-14-CLIPA": {"vision_cfg": VIT},
+    # What no published model has: pixels that fill no patch, a class token of the text without a
+    # decoder; one pool of queries, texts read at an end token of their own.
+    "ViT-B-16": {
+        "vision_cfg": VIT | {"image_size": 37, "block_type": "default"},
+        "text_cfg": {"embed_cls": True, "pad_id": 3},
+        "custom_text": True,
+    },
+    "ViT-L-14": {
+        "vision_cfg": VIT | {"attentional_pool": True, "attn_pooler_queries": 3},
+        "text_cfg": {"pool_type": "eos", "eos_id": 150},
+    },
     "RN50": {"vision_cfg": {"layers": [1, 2, 1, 1], "width": 16, "image_size": 64}},
     "RN101-quickgelu": {"vision_cfg": {"layers": [1, 1, 3, 1], "width": 24, "image_size": 96}},
     "coca_ViT-B-32": {"vision_cfg": VIT | {"attn_pooler_heads": 4}, "embed_dim": 64},
@@ -68,7 +79,7 @@ def open_clip_model(name, directory, whole=False, **options):
     if not whole:
         smaller = {"embed_dim": 32} | OPEN_CLIP[name]
         config["vision_cfg"] |= smaller.pop("vision_cfg", {})
-        config["text_cfg"] |= TEXT
+        config["text_cfg"] |= TEXT | smaller.pop("text_cfg", {})
         if "multimodal_cfg" in config:
             config["multimodal_cfg"] |= TEXT
         config |= smaller

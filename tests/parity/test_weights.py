@@ -165,6 +165,26 @@ def test_hugging_face_there_and_back(tmp_path, name):
     assert_same_numbers(loaded, peer, huggingface.entries(loaded.model))
 
 
+@pytest.mark.parametrize("eos_id", [2, 199])
+def test_any_ids_are_read_where_transformers_reads_them(tmp_path, eos_id):
+    """Texts without an end token, with several, and configs from before it was looked up."""
+    peer = peers.hugging_face_model("clip", tmp_path / "model")
+    peer.config.text_config.eos_token_id = peer.text_model.eos_token_id = eos_id
+    peer.config.save_pretrained(tmp_path / "model")
+    loaded = weights.load(tmp_path / "model")
+    tokens = np.random.default_rng(0).integers(0, 199, (4, 12))
+    tokens[0, 3:5] = tokens[1, 2] = 199
+    with torch.no_grad():
+        out = [peer.get_text_features(torch.tensor(tokens))]
+        weights.save(tmp_path / "back", loaded, "huggingface")
+        again = CLIPModel.from_pretrained(tmp_path / "back").eval()
+        out.append(again.get_text_features(torch.tensor(tokens)))
+    one, two = (getattr(each, "pooler_output", each) for each in out)
+    assert torch.equal(one, two)
+    ours = loaded.model.apply({"params": loaded.params}, tokens, method="encode_text")
+    assert_close(ours, torch.nn.functional.normalize(one, dim=-1), 1e-5)
+
+
 def test_shards_hold_the_same_model(tmp_path):
     peer = peers.hugging_face_model("clip", tmp_path / "model")
     peer.save_pretrained(tmp_path / "shards", max_shard_size="100KB")

@@ -47,7 +47,7 @@ def vlrep(tmp_path_factory):
 class Job:
     """A batch job that trains the tiny recipe in two tasks on one node."""
 
-    def __init__(self, slurm, vlrep, workdir, delay_s):
+    def __init__(self, slurm, vlrep, workdir, delay_s, programs):
         self._slurm, self._log = slurm, workdir.with_suffix(".log")
         made = environment(2, delay_s) | {"VLREP": str(vlrep)}
         slurm.environment.update({k: v for k, v in made.items() if k not in ("PATH", "SLURM_CONF")})
@@ -55,7 +55,7 @@ class Job:
             *("sbatch", "--parsable", "--nodes=1", "--ntasks-per-node=2", f"--output={self._log}"),
             str(ROOT / "launch/slurm.sbatch"),
             *(f"--config={ROOT}/tests/tiny_recipe.py", f"--workdir={workdir}"),
-            *("--config.compilation_cache=", f"--config.steps={STEPS}"),
+            *(f"--config.compilation_cache={programs}", f"--config.steps={STEPS}"),
             *("--config.checkpoint_every=4", "--config.eval_every=4"),
         ).strip()
         assert self.name.isdigit(), self.name
@@ -65,9 +65,12 @@ class Job:
 
     def wait_for(self, condition):
         until = time.monotonic() + LIMIT_S
-        while not condition():
-            told = f"{self.state()} {self.text()[-4000:]}"
-            assert self.state()[0] not in OVER and time.monotonic() < until, told
+        while True:
+            state = self.state()  # before what is waited for, which may be the end
+            if condition():
+                return
+            told = f"{state} {self.text()[-4000:]}"
+            assert state[0] not in OVER and time.monotonic() < until, told
             time.sleep(0.1)
 
     def state(self):
@@ -84,11 +87,11 @@ def steps_done(workdir):
 
 
 def test_a_job_that_is_told_to_stop_goes_back_into_the_queue_and_loses_nothing(
-    slurm, vlrep, tmp_path
+    slurm, vlrep, tmp_path, programs
 ):
     """First its tasks are told, then its batch shell, as a preemption or a time limit does."""
-    Job(slurm, vlrep, tmp_path / "undisturbed", 0).ended()
-    job = Job(slurm, vlrep, tmp_path / "run", 0.3)
+    Job(slurm, vlrep, tmp_path / "undisturbed", 0, programs).ended()
+    job = Job(slurm, vlrep, tmp_path / "run", 0.3, programs)
     stopped_at = []
     for whom in ([], ["--batch"]):
         starts = len(stopped_at)

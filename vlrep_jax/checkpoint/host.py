@@ -60,17 +60,18 @@ def parameter_shapes(directory: Path, step: int) -> dict:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
 
 
-def reading(read):
-    """`read()`, where anything that goes wrong is damage."""
+def reading(read, directory: Path):
+    """`read()`, where anything that goes wrong is damage; the directory is called as it is here."""
     try:
         return read()
     except Exception as error:  # Orbax and TensorStore raise anything on damaged files
-        raise Damaged(f"its state cannot be read ({words(error)})") from error
+        raise Damaged(f"its state cannot be read ({words(error, directory)})") from error
 
 
-def words(error: Exception) -> str:
-    """An error in one short line."""
+def words(error: Exception, directory: Path) -> str:
+    """An error in one short line, with a directory called as it is here."""
     line = " ".join(str(error).split("\n\n")[0].split())
+    line = line.replace(str(directory.absolute()), str(directory))
     if len(line) > 240:  # TensorStore begins with the file and ends with the reason
         line = f"{line[:90]} ... {line[-140:]}"
     return f"{type(error).__name__}: {line}" if line else type(error).__name__
@@ -88,7 +89,8 @@ def _parameters(directory, step):
 def _tree(directory, step):
     """The tree of metadata of a state, whatever its structure."""
     with closing(ocp.PyTreeCheckpointHandler()) as handler:
-        return reading(lambda: dict(handler.metadata(directory / str(step) / "state").tree))
+        path = directory.absolute() / str(step) / "state"
+        return reading(lambda: dict(handler.metadata(path).tree), directory)
 
 
 def _read(directory, step, tree, *, partial=False, as_training=False):
@@ -104,7 +106,8 @@ def _read(directory, step, tree, *, partial=False, as_training=False):
     )
     # The handler alone: a checkpointer would wait for all processes of the run to read with it.
     with closing(ocp.PyTreeCheckpointHandler()) as handler:
-        return reading(lambda: handler.restore(directory / str(step) / "state", args=args))
+        path = directory.absolute() / str(step) / "state"
+        return reading(lambda: handler.restore(path, args=args), directory)
 
 
 def _without_others(tree, paths):

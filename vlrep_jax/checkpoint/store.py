@@ -60,8 +60,7 @@ class Checkpoints:
           keep: which steps stay; a number keeps as many of the newest.
           read_only: a training run may be at work there: nothing is made, cleared or moved.
         """
-        # Orbax takes absolute paths only.
-        self.directory = Path(workdir).absolute() / "checkpoints"
+        self.directory = Path(workdir) / "checkpoints"
         self._keep = keep if isinstance(keep, Keep) else Keep() if keep is None else Keep(keep)
         self._read_only, self._saver, self._saving = read_only, None, None
         self._metrics: dict[int, dict] = {}  # of the steps on disk
@@ -111,14 +110,14 @@ class Checkpoints:
             if self._saver is None:
                 self._saver = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
             self._saver.save(
-                self.directory / str(step),
+                self.directory.absolute() / str(step),  # Orbax takes no others
                 args=ocp.args.Composite(
                     state=ocp.args.StandardSave(state),
                     record=ocp.args.JsonSave(files.sealed(record)),
                 ),
             )
         except Exception as error:  # of the file system, or of Orbax about it
-            problem = words(error)
+            problem = words(error, self.directory)
         self._metrics[step] = record["metrics"]
         self._end_failed(first_problem(problem))
 
@@ -157,7 +156,7 @@ class Checkpoints:
         try:
             self._saver.wait_until_finished()
         except Exception as error:
-            return words(error)
+            return words(error, self.directory)
         # The other processes' words, where one of them failed, come too late to be asked for.
         return "" if files.is_finished(self.directory, self._saving) else "it was not finished"
 
@@ -265,7 +264,8 @@ class Checkpoints:
         """(state, record) of a step: the same outcome on every process."""
         record = _together(lambda: files.read_record(self.directory, step))
         check_like(record["leaves"], like, self.directory / str(step))
-        path, args = self.directory / str(step) / "state", ocp.args.StandardRestore(like)
+        path = self.directory.absolute() / str(step) / "state"
+        args = ocp.args.StandardRestore(like)
 
         def read():
             # The handler alone: a checkpointer would wait for processes that failed to read.
@@ -275,7 +275,7 @@ class Checkpoints:
             finally:
                 handler.close()
 
-        state = _together(lambda: reading(read))
+        state = _together(lambda: reading(read, self.directory))
         found = leaves_of(state, fingerprints(state))
         # Where arrays are replicated each process has compared its own copies.
         _together(lambda: compare(record["leaves"], found))

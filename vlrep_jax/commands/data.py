@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,10 +52,10 @@ def _add_inspect(group, command):
     )
     inspect.set_defaults(command="data inspect")
     inspect.usage = (
-        "vlrep data inspect --config=FILE[:ARG] --out=FILE.html [--step=N] [--count=N] "
-        "[--config...]"
+        "vlrep data inspect (PATH | --config=FILE[:ARG]) --out=FILE.html [--step=N] [--count=N]\n"
+        "       [--option=KEY=VALUE ...] [--config.KEY=VALUE ...]"
     )
-    inspect.add_argument("--config", metavar="FILE[:ARG]", help="such as configs/quickstart.py")
+    _add_path_or_config(inspect)
     inspect.add_argument("--out", metavar="FILE.html", help="the page to write")
     inspect.add_argument(
         "--step", type=int, default=0, metavar="N", help="the batch that is taken after N steps"
@@ -188,14 +189,14 @@ def _check(args, config_args):
 
 
 def _inspect(args, config_args):
-    if not args.config:
-        raise ValueError("vlrep data inspect needs --config=FILE: a recipe says what is seen.")
+    config = _config(args, config_args)
     _needs_out(args, "the page to write, such as --out=page.html")
     _on_cpu()
     from vlrep_jax.data_tools.inspection import inspect
+    from vlrep_jax.data_tools.recipe import plain_recipe
 
-    config = load_config(args.config, config_args)
-    label = Path(args.config).name
+    label = args.source if config is None else Path(args.config).name
+    config = plain_recipe(source_section(args)) if config is None else config
     inspect(config, Path(args.out), label=label, count=args.count, step=args.step)
     return 0
 
@@ -306,8 +307,8 @@ def _prepare(args, config_args):
         raise ValueError("--data_dir is for NAME; a source is written to --out.")
     source = open_source(args)
     path, left_out = preparing.write_array_record(source, args.out)
-    lines = {**getattr(source, "skipped", {}), **left_out}
-    print(
-        f"Wrote {len(source) - left_out.total():,} samples to {path}; left out: {lines or 'none'}."
-    )
+    counts = Counter(getattr(source, "skipped", {})) + left_out
+    lines = [f"{reason} {n:,}" for reason, n in counts.items()]
+    written = len(source) - left_out.total()
+    print(f"Wrote {written:,} samples to {path}; left out: {', '.join(lines) or 'none'}.")
     return 0

@@ -5,9 +5,11 @@ from collections import Counter
 
 import numpy as np
 
+from vlrep_jax.answers import accuracies, normalize
 from vlrep_jax.data.caption_choice import not_blank, of_source, one_of_each
 from vlrep_jax.data.decoding import BadImage, decode
 from vlrep_jax.data.picture import Picture
+from vlrep_jax.data.sources.sample import shard_of
 
 _TRIES = 16
 
@@ -27,10 +29,12 @@ class TrainLoader:
         cache,
         decoder,
         captions_per_image=1,
+        answers=(),
     ):
         self._source, self._transform = source, transform
         self._caption = of_source(source, caption)
         self._captions_per_image = captions_per_image
+        self._answers = {answer: number for number, answer in enumerate(answers)}
         self._tokenizer, self._context_length, self._seed = tokenizer, context_length, seed
         self._max_pixels, self._decoder = max_pixels, decoder
         self._cached = {} if cache else None
@@ -46,26 +50,55 @@ class TrainLoader:
             The arrays that `pipeline.train_batches` describes, of n rows, and (reason, key, shard)
             of each sample that was replaced.
         """
-        texts, images, pair_ids, bad, reasons = [], [], [], [], []
-        for offset, (index, sample) in enumerate(self._samples([int(i) for i in indices])):
-            position, times = first_position + offset, self._captions_per_image
-            rng = np.random.default_rng((self._seed, position))
-            said = self._one_caption(sample, *divmod(position, times)) if times > 1 else sample
-            said, text, image, row_reasons = self._good(index, sample, said, rng)
+        rows = self._rows(first_position, [int(i) for i in indices])
+        texts, images, pair_ids, bad, reasons, scores = [], None, [], [], [], []
+        for number, row in enumerate(rows):
+            said, text, image, row_reasons = self._good(*row)
+            if images is None:
+                images = np.empty((len(rows), *image.shape), image.dtype)
+            # One by one, while the picture is in the processor's cache and its memory of use again.
+            images[number] = image
             texts.append(text)
-            images.append(image)
             pair_ids.append(_pair_id(said, text))
+            if self._answers:
+                scores.append(self._scores(said))
             bad.append(bool(row_reasons))
             reasons.extend(row_reasons[:1])
         ids, truncated = self._tokenizer.encode_batch(texts, self._context_length)
         batch = {
-            "image": np.stack(images),
+            "image": images,
             "text": ids,
             "pair_ids": np.asarray(pair_ids, np.int32),
             "bad": np.asarray(bad, bool),
             "truncated": truncated,
         }
-        return batch, reasons
+        return batch | ({"answers": np.stack(scores)} if scores else {}), reasons
+
+    def _scores(self, sample):
+        """float32[n]: what each of the known answers would get of the sample's annotators."""
+        scores = np.zeros(len(self._answers), np.float32)
+        if "answers" not in sample.labels:
+            raise ValueError(
+                f"The source has no label 'answers', only {sorted(sample.labels)}: a model with "
+                "answers learns from questions, such as those of the source 'vqa'."
+            )
+        for answer, score in accuracies(sample.labels["answers"]).items():
+            number = self._answers.get(answer, self._answers.get(normalize(answer)))
+            if number is not None:
+                scores[number] = score
+        return scores
+
+    def _rows(self, first_position, indices):
+        """(index, sample, the sample with the captions to choose among, rng) of each row.
+
+        What needs no pixel is done for all rows at once: between two pictures, whose pixels have
+        emptied the processor's cache, it takes ten times as long.
+        """
+        rows, times = [], self._captions_per_image
+        for position, (index, sample) in enumerate(self._samples(indices), first_position):
+            said = self._one_caption(sample, *divmod(position, times)) if times > 1 else sample
+            rows.append((index, sample, said, np.random.default_rng((self._seed, position))))
+        return rows
 
     def _one_caption(self, sample, draw, number):
         """Of one draw of a picture, the row with its caption of that number."""
@@ -124,15 +157,6 @@ class TrainLoader:
         return vars(self) | {"_cached": None if self._cached is None else {}}
 
 
-def shard_of(source, index, sample):
-    """Where a sample lies, for a word on what is broken: a file, or a directory.
-
-    A source may say itself, `shard_of(index) -> str`; else it is the directory of the key.
-    """
-    own = getattr(source, "shard_of", None)
-    return str(own(index)) if own is not None else sample.key.rpartition("/")[0]
-
-
 class EvalLoader:
     """Makes the batch of `rows` samples from a given one on, padded behind the source's end."""
 
@@ -143,10 +167,10 @@ class EvalLoader:
 
     def __call__(self, first):
         """The batch, and (reason, key) of each picture that cannot be decoded."""
-        rows, size = self._rows, self._preprocess.size
+        rows = self._rows
         indices = list(range(first, min(first + rows, len(self._source))))
         samples = self._source.__getitems__(indices) if indices else []
-        images = np.zeros((rows, size, size, 3), np.uint8)
+        images = np.zeros((rows, *self._preprocess.shape), np.uint8)
         weights, index = np.zeros(rows, np.float32), np.full(rows, -1, np.int32)
         reasons = []
         for row, sample in enumerate(samples):

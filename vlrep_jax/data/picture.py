@@ -11,6 +11,7 @@ from PIL import Image
 from PIL import __version__ as PILLOW_VERSION
 
 from vlrep_jax.data.decoding import MAX_PIXELS, loaded, read_header, to_rgb, upright
+from vlrep_jax.data.jpeg_header import ordinary_size
 from vlrep_jax.data.preprocess import resample
 
 DECODERS = ("auto", "opencv", "pillow")
@@ -80,10 +81,13 @@ class Picture:
 
     def __init__(self, data, decoder="pillow", max_pixels=MAX_PIXELS):
         self._decoder, self._max_pixels = decoder, max_pixels
-        self._data, self._whole = data, None
+        self._data, self._whole, self._header = data, None, None
+        size = ordinary_size(data) if decoder == "opencv" else None
+        if size and min(size) > 1 and size[0] * size[1] <= max_pixels:
+            self._turn, self.shape = _TURNS[1], (*size, 3)
+            return
         self._header = header = read_header(data, max_pixels)
-        self._lazy = header.format == "JPEG" and header.mode in ("RGB", "L")
-        if self._lazy:
+        if header.format == "JPEG" and header.mode in ("RGB", "L"):
             self._turn = _turn(header)
             self.shape = (*(header.size if self._turn[0] else header.size[::-1]), 3)
         else:
@@ -120,11 +124,7 @@ class Picture:
             pixels = self._by_opencv(reduced) if self._decoder == "opencv" else None
             if pixels is None:
                 # Without a detour by arrays: a copy of a photograph costs a tenth of its decoding.
-                size, bicubic = (width, height), Image.Resampling.BICUBIC
-                return self._by_pillow(
-                    reduced,
-                    lambda image: np.asarray(image.resize(size, bicubic, box).convert("RGB")),
-                )
+                return self._by_pillow(reduced, lambda image: _cut(image, (width, height), box))
         left, top, right, bottom = box
         if self._decoder == "opencv":
             part = pixels[round(top) : round(bottom), round(left) : round(right)]
@@ -172,8 +172,10 @@ class Picture:
         height, width = self.shape[1::-1] if transposed else self.shape[:2]
         if pixels is None or pixels.shape != (-(-height // reduced), -(-width // reduced), 3):
             return None
-        if (pixels[-1] == _MISSING).all():
+        if pixels[-1, -1, 0] == _MISSING and (pixels[-1] == _MISSING).all():
             return None
+        if self._turn is _TURNS[1]:
+            return pixels
         pixels = pixels.transpose(1, 0, 2) if transposed else pixels
         return np.ascontiguousarray(pixels[::down, ::across])
 
@@ -185,6 +187,12 @@ def reduction(box, height, width):
         if right - left >= factor * width and bottom - top >= factor * height:
             return factor
     return 1
+
+
+def _cut(image, size, box):
+    """A box of an upright PIL image in colour or grey, at a size, as uint8[h, w, 3]."""
+    part = image.resize(size, Image.Resampling.BICUBIC, box)
+    return np.asarray(part if part.mode == "RGB" else part.convert("RGB"))
 
 
 def _turn(header):

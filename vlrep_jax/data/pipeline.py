@@ -44,6 +44,7 @@ def train_batches(
     num_workers=0,
     on_change="refuse",
     captions_per_image=1,
+    answers=(),
 ):
     """Endless training batches of one host.
 
@@ -65,10 +66,13 @@ def train_batches(
         on_change: one of ON_CHANGE: what happens to a position that another pipeline saved.
         captions_per_image: k neighbouring rows are one picture, each augmented anew and with
             another of its captions (those that have fewer repeat some), under one of `pair_ids`.
+        answers: n texts; a row then also has what each would get as an answer to its question, by
+            the label `answers` of its sample.
 
     Returns:
         Batches; each is a dict of `image` uint8[b, size, size, 3], `text` int32[b, l],
-        `pair_ids` int32[b], `bad` bool[b] (the row is a replacement) and `truncated` bool[b].
+        `pair_ids` int32[b], `bad` bool[b] (the row is a replacement) and `truncated` bool[b]; with
+        answers also `answers` float32[b, n] in [0, 1].
 
         Rows of equal `pair_ids` show the same: the 31-bit hash of the sample's identity or, where
         its source knows none, of its caption with case and spacing ignored. It does not see that
@@ -107,6 +111,7 @@ def train_batches(
         cache,
         decoder,
         captions_per_image,
+        answers,
     )
     described = {
         "source": source.fingerprint(),
@@ -119,6 +124,9 @@ def train_batches(
         "decoder": decoder,
         "captions_per_image": captions_per_image,
     }
+
+    if answers:
+        described["answers"] = list(answers)
 
     def first_position(number):
         return (number * process_count + process_index) * rows

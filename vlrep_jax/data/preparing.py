@@ -33,7 +33,9 @@ def prepare_tfds(name: str, data_dir: str = "") -> Path:
         builder = tfds.builder(name, data_dir=data_dir or None, file_format="array_record")
         builder.download_and_prepare()
     except tfds.core.DatasetNotFoundError as error:
-        raise ValueError(f"TFDS has no data set {name!r}: {_line(error)}") from error
+        # It goes on with the names of all its data sets.
+        line = _line(error).partition(" Available datasets")[0]
+        raise ValueError(f"TFDS has no data set {name!r}: {line}") from error
     except ImportError as error:
         raise ModuleNotFoundError(
             f"Preparing {name} needs a package that is not installed ({_line(error)}); what builds "

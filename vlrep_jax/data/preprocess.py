@@ -6,6 +6,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,8 @@ class Preprocess:
         center: of `crop`, where an odd number of pixels is cut off: `round` puts the half pixel
             where Python's round does (OpenAI, OpenCLIP), `floor` up and left (Hugging Face).
         fill: of `pad`, 0 to 255.
+        frames: of a clip, whose frames lie below each other in one picture, a film strip: each is
+            made as a picture of its own. 0 for a picture.
         rgb: what is done about files and PIL images that are not RGB. `white`, as training here
             does: files are turned upright as their EXIF block says, transparency is laid on white,
             16 bits are scaled to 8. `first` (Hugging Face) does as much about transparency, but
@@ -65,6 +68,7 @@ class Preprocess:
     center: str = "round"
     fill: int = 0
     rgb: str = "white"
+    frames: int = 0
 
     def __post_init__(self):
         known = {"mode": MODES, "interpolation": INTERPOLATIONS, "center": CENTERS}
@@ -89,6 +93,12 @@ class Preprocess:
         if not 0 <= self.fill <= 255:
             raise ValueError(f"fill={self.fill} must be a level from 0 to 255.")
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the result."""
+        square = (self.size, self.size, 3)
+        return (self.frames, *square) if self.frames else square
+
     def __call__(self, image) -> np.ndarray:
         """Preprocesses one picture.
 
@@ -96,14 +106,22 @@ class Preprocess:
             image: path of a file, its bytes, a PIL image, or uint8[h, w, 3].
 
         Returns:
-            uint8[size, size, 3].
+            uint8[size, size, 3], or uint8[frames, size, size, 3].
 
         Raises:
-            BadImage: it cannot be decoded; see `decoding.decode`.
+            BadImage: it cannot be decoded, see `decoding.decode`, or is no strip of so many frames
+                (`too_small`).
             FileNotFoundError: there is no such file.
             ValueError: an array of another type or shape.
         """
         picture = self._opened(image)
+        if not self.frames:
+            return self._made(picture)
+        width, height = picture.size
+        boxes = [(0, top, width, end) for top, end in frame_rows(height, self.frames)]
+        return np.stack([self._made(picture.crop(box)) for box in boxes])
+
+    def _made(self, picture):
         if self.mode == "pad":
             return self._padded(picture)
         size = self.size
@@ -122,7 +140,8 @@ class Preprocess:
     def section(self) -> dict:
         """Its options in a recipe's `config.image`: pictures that training decodes are RGB."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: value for name, value in values.items() if name not in ("size", "rgb")}
+        own = ("size", "rgb", "frames")
+        return {name: value for name, value in values.items() if name not in own}
 
     def _opened(self, image):
         """The picture as a PIL image."""
@@ -176,6 +195,17 @@ class Preprocess:
 
 def _rgb(picture):
     return np.asarray(picture.convert("RGB"))
+
+
+def frame_rows(height, frames):
+    """(first row, row behind the last) of each frame of a film strip.
+
+    Raises:
+        BadImage: it has fewer rows than frames.
+    """
+    if height < frames:
+        raise BadImage("too_small", f"{height} rows are no {frames} frames")
+    return list(pairwise(number * height // frames for number in range(frames + 1)))
 
 
 def resample(pixels, height, width, *, box=None, interpolation="bicubic"):

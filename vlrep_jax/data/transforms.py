@@ -9,7 +9,7 @@ from PIL import Image
 
 from vlrep_jax.data.crops import area_box, square_box
 from vlrep_jax.data.picture import Picture
-from vlrep_jax.data.preprocess import Preprocess, resample
+from vlrep_jax.data.preprocess import Preprocess, frame_rows, resample
 from vlrep_jax.data.rand_augment import rand_augment as _rand_augment
 
 _WHITE = (255, 255, 255)
@@ -85,6 +85,14 @@ def _random_resized_crop(image, rng, *, size, scale=(0.9, 1.0), ratio=(3 / 4, 4 
     return resized(image, size, area_box(*image.shape[:2], rng, scale, ratio))
 
 
+def _clip(image, rng, *, size, frames, crop=(0.9, 1.0)):
+    rows = frame_rows(image.shape[0], frames)
+    box = square_box(rows[0][1], image.shape[1], rng, crop)
+    pixels = image.pixels() if isinstance(image, Picture) else image
+    # Cut first: resampling looks beyond a box, into the next frame.
+    return np.stack([resample(pixels[top:end], size, size, box=box) for top, end in rows])
+
+
 def _squash(image, rng, *, size):
     del rng
     return resized(image, size)
@@ -134,6 +142,9 @@ TRANSFORMS = {
     # As OpenCLIP trains: a rectangle, then squashed; size, scale, ratio.
     "random_resized_crop": _random_resized_crop,
     "squash": _squash,  # SigLIP's; size
+    # A film strip's frames, all cropped to one square: uint8[frames, size, size, 3]; size, frames,
+    # crop.
+    "clip": _clip,
     "center": _center,  # none: the evaluation crop; size
     # Small data: size, crop, ratio=(low, high) of a rectangle, affine={...} or None, color={...},
     # rand_augment={...}, grey_share, flip_share.

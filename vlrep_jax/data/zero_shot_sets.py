@@ -1,10 +1,12 @@
 """Zero-shot class sets that the labels of a source give; `ZERO_SHOT_SETS` lists them."""
 
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
 from vlrep_jax.data.emoji_names import TONES
+from vlrep_jax.data.sources.moving import MOTIONS
 
 
 class ZeroShotSet(NamedTuple):
@@ -48,7 +50,22 @@ def group(source):
     return ZeroShotSet(names, templates, _labels(source, "group", _GROUPS))
 
 
-ZERO_SHOT_SETS = {"skin_tone": skin_tone, "group": group}
+def motion(source, motions=MOTIONS):
+    """How clips of the source `moving` move."""
+    return ZeroShotSet(
+        motions, ("{}", "a picture {}", "person {}"), _labels(source, "motion", motions)
+    )
+
+
+# Of two ways that differ only in the order of their frames.
+ZERO_SHOT_SETS = {
+    "skin_tone": skin_tone,
+    "group": group,
+    "motion": motion,
+    "left_right": partial(motion, motions=MOTIONS[:2]),
+    "up_down": partial(motion, motions=MOTIONS[2:4]),
+    "growing_shrinking": partial(motion, motions=MOTIONS[4:]),
+}
 
 
 def _labels(source, label, classes):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import tempfile
 import time
 from collections import Counter
@@ -221,7 +222,8 @@ def _write_keys(path, source, found, rows, numbers=None, at_a_time=64):
 
 
 def _one_line(key):
-    return " ".join(key.split())
+    # All else stays: `exclude` of a subset compares whole keys, spaces included.
+    return re.sub(r"[\t\n\v\f\r]", " ", key)
 
 
 def _lines(figures, out):

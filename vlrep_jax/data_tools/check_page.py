@@ -7,18 +7,48 @@ from vlrep_jax.report.markup import bar, duration, esc, image, percent, write_pa
 NO_LOOKS = "not looked for: pip install 'vlrep_jax[data]' brings imagehash, which it takes"
 THUMBNAIL = 160  # pixels of the long side
 WHY = {
-    "changed": "the shard is not the one that was indexed",
-    "corrupt": "the decoder gave up",
+    "changed": "its file is not the one that was indexed",
+    "columns": "a row with more or fewer fields than the table has columns",
+    "corrupt": "damaged: the decoder gave up, or a record or row group cannot be read",
     "empty": "a file without bytes",
     "format": "no picture format that is read here",
+    "json": "no JSON object",
     "missing": "there is no such file",
     "no_caption": "no text that is not blank",
     "not_finite": "pixels that are no numbers",
+    "not_text": "a caption that is no text",
     "not_utf8": "a caption that is not UTF-8",
     "outside": "a path that leads out of the data set",
-    "too_large": "more pixels than are allowed",
+    "too_large": "more pixels or bytes than are allowed",
     "too_small": "a side of one pixel",
     "truncated": "the file was cut off",
+    "unreadable": "its file cannot be read",
+    "value": "a value that Python has not, such as a date before year 1",
+}
+
+# Of samples, files or members that a source's index leaves out.
+LEFT_OUT = {
+    "bad_header": "a damaged header; what lies behind it in its shard cannot be found",
+    "behind_end": "another archive behind the end mark: shards were joined by cat",
+    "device": "a device or pipe in a shard",
+    "duplicate_key": "a sample's name that its shard has already",
+    "duplicate_member": "a second picture or text of one sample",
+    "link": "a link in a shard; none is followed",
+    "long_name": "a name of more than a megabyte",
+    "no_caption": "a sample without its text",
+    "no_extension": "hidden files, and names without an ending",
+    "no_image": "a sample without a picture",
+    "no_json": "a sample without its JSON",
+    "no_picture": "a text without a picture",
+    "no_text": "a picture without a text",
+    "other_type": "what is neither a file nor a directory",
+    "outside": "a link that leads out of the folder",
+    "sparse": "a sparse file in a shard",
+    "svg": "a drawing, which has no pixels",
+    "too_large": "a file above 256 MiB",
+    "truncated": "a shard that ends within a member",
+    "unreadable": "a folder that cannot be listed",
+    "unsafe_name": "a name that is absolute or leads upwards",
 }
 
 
@@ -71,7 +101,7 @@ def _bad(figures):
         for reason, n in figures["bad"].items()
     ]
     left = figures["left_out_by_the_index"]
-    rows += [(reason, n, "left out by the index", None) for reason, n in left.items()]
+    rows += [(reason, n, _left_out(reason), None) for reason, n in left.items()]
     if not rows:
         return "<h2>Bad samples</h2><p>None.</p>"
     body = "".join(
@@ -85,6 +115,11 @@ def _bad(figures):
             "<p>Training replaces each by another and counts it. <b>bad.tsv</b> has the keys.</p>"
         )
     return f'<h2>Bad samples</h2>{told}<div class="card"><table>{body}</table></div>'
+
+
+def _left_out(reason):
+    why = LEFT_OUT.get(reason.rpartition("/")[2])  # of a mixture behind the name of the part
+    return f"left out by the index: {why}" if why else "left out by the index"
 
 
 def _sizes(figures):

@@ -68,7 +68,7 @@ def open_recipe(config: ConfigDict) -> RecipeData:
     model = models.create(**{"name": None, **plain(config.model)})
     image_size, context_length = models.input_sizes(model)
     if config.init_from:
-        images = jnp.zeros((1, image_size, image_size, 3), jnp.float32)
+        images = jnp.zeros((1, *models.image_shape(model)), jnp.float32)
         texts = jnp.zeros((1, context_length), jnp.int32)
         shapes = jax.eval_shape(model.init, jax.random.key(0), images, texts)["params"]
         initial = find_initial(config.init_from, shapes, model, skip=config.init_skip)

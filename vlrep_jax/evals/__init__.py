@@ -9,12 +9,17 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from vlrep_jax.evals.answering import answering
+from vlrep_jax.evals.rerank import rerank
 from vlrep_jax.evals.retrieval import chance, retrieval
 from vlrep_jax.evals.zero_shot import accuracy, class_embeddings, per_class_accuracy, predict
 
 
 class Encoder(Protocol):
-    """A model as evaluations see it; both return L2-normalised float32[n, d] on the host."""
+    """A model as evaluations see it; `images` and `texts` give L2-normalised float32[n, d].
+
+    `encoder.Encoder` is one, and says what else one of a model that reads pairs has.
+    """
 
     def images(self, batches: Iterable[Mapping]) -> np.ndarray:
         """Embeds dicts of `image` and `index`; rows of index -1 are padding, left out."""
@@ -43,6 +48,9 @@ class EvalData(Protocol):
     def class_set(self, name: str) -> ClassSet:
         """The class set of that name."""
 
+    def labels(self, name: str) -> Sequence:
+        """What is known of each image under that name."""
+
 
 class EvalResult(NamedTuple):
     metrics: dict[str, float]
@@ -68,6 +76,52 @@ def evaluate_retrieval(encoder, data, *, image=None, ks=(1, 5, 10), chunk=1024, 
     metrics = retrieval(image, text, owners, ks=ks, chunk=chunk, mesh=mesh)
     odds = chance(owners, len(image), ks=ks)
     return EvalResult(metrics, dict(image=image, text=text, image_of_text=owners, chance=odds))
+
+
+def evaluate_rerank(
+    encoder, data, *, image=None, depth=16, captions=1.0, ks=(1, 5, 10), chunk=1024, mesh=None
+):
+    """`rerank.rerank` over the data's captions, by a model that reads pairs.
+
+    A pair's judgement is its logit and, of a model that writes captions, `captions` times what the
+    picture tells of the text: log p(text | picture) - log p(text), the latter of a picture that is
+    the mean of all.
+
+    Args:
+      encoder, data, image: as in `evaluate_retrieval`.
+      captions: weight of the second; 0 for the logit alone.
+      depth, ks, chunk, mesh: as in `rerank.rerank`.
+
+    Returns:
+      Its metrics, and under `towers/` those of the same lists before; details: as
+      `evaluate_retrieval`, and `order`, by direction int32[queries, depth].
+
+    Raises:
+      ValueError: the model judges no pairs; or as `rerank.rerank`.
+    """
+    towers = evaluate_retrieval(encoder, data, image=image, ks=ks, chunk=chunk, mesh=mesh)
+    image_tokens = encoder.image_tokens(data.image_batches())
+    text_tokens = encoder.text_tokens(data.captions)
+    details = towers.details
+    texts = np.arange(len(data.captions))
+    mean = image_tokens.mean(axis=0, keepdims=True)
+    anyway = encoder.judge(mean, text_tokens, 0 * texts, texts)
+
+    def judge(images, texts):
+        said = encoder.judge(image_tokens, text_tokens, images, texts)
+        return said[:, 0] + captions * (said - anyway[texts])[:, 1:].sum(axis=1)
+
+    metrics, order = rerank(
+        *(details[name] for name in ("image", "text", "image_of_text")),
+        judge,
+        scale=encoder.scale(),
+        depth=depth,
+        ks=ks,
+        chunk=chunk,
+        mesh=mesh,
+    )
+    before = {f"towers/{name}": value for name, value in towers.metrics.items()}
+    return EvalResult(metrics | before, details | {"order": order})
 
 
 def evaluate_zero_shot(encoder, data, *, sets, image=None, chunk=1024, mesh=None):
@@ -107,14 +161,42 @@ def evaluate_zero_shot(encoder, data, *, sets, image=None, chunk=1024, mesh=None
     return EvalResult({"top1": mean, **metrics}, dict(image=image, sets=details))
 
 
-def check_sizes(*, ks=(1,), chunk=1, **_) -> None:
-    """Raises ValueError where the depths of recall or the size of a chunk make no sense."""
+def evaluate_answers(encoder, data, *, image=None, mesh=None):
+    """`answering.answering` over the data's captions, questions, one an image.
+
+    Args:
+      encoder: of a model with answers.
+      data: an `EvalData` whose label `answers` holds those of each question's annotators, and
+        `question_type` what kind it is of.
+      image, mesh: not needed: pictures and questions are read together.
+
+    Returns:
+      Its metrics; details: `questions`, `chosen` and `blank` (the answers with the picture and
+      without), `confidence` (float32[n], of the chosen), `answers` and `scores` float64[n].
+
+    Raises:
+      ValueError: the model has no answers, or the data are no questions.
+    """
+    del image, mesh
+    questions = list(data.captions)
+    if not np.array_equal(data.image_of_caption, np.arange(len(questions))):
+        raise ValueError("Each image must have one caption, a question.")
+    answers, kinds = data.labels("answers"), data.labels("question_type")
+    names, logits = encoder.answers(data.image_batches(), questions)
+    _, without = encoder.answers(data.image_batches(), questions, blank=True)
+    metrics, details = answering(names, logits, without, answers, kinds)
+    return EvalResult(metrics, details | {"questions": questions})
+
+
+def check_sizes(*, ks=(1,), chunk=1, depth=1, **_) -> None:
+    """Raises ValueError where the depths of recall or the sizes of an evaluation make no sense."""
     if not isinstance(ks, list | tuple) or not ks or not all(map(_is_count, ks)):
         raise ValueError(
             f"ks={ks!r} must be a list of whole numbers from 1 on, such as (1, 5, 10)."
         )
-    if not _is_count(chunk):
-        raise ValueError(f"chunk={chunk!r} must be a whole number from 1 on.")
+    for name, size in (("chunk", chunk), ("depth", depth)):
+        if not _is_count(size):
+            raise ValueError(f"{name}={size!r} must be a whole number from 1 on.")
 
 
 def _is_count(x):
@@ -122,6 +204,8 @@ def _is_count(x):
 
 
 EVALS = {
+    "answers": evaluate_answers,
+    "rerank": evaluate_rerank,
     "retrieval": evaluate_retrieval,
     "zero_shot": evaluate_zero_shot,
 }

@@ -42,14 +42,17 @@ CPU, TF32 on most GPUs, one bfloat16 pass with float32 sums on TPU. There a logi
 2^-8 of the scale; `jax.default_matmul_precision("float32")` buys more by slower products.
 Logits of unique positives are float32 sums everywhere.
 
-Beside them stands CoCa's loss of single texts, in `captioning`.
+Beside them stand losses of what a model makes of one pair at a time: CoCa's of captions in
+`captioning`, image-text matching in `matching`, and that of answers to questions in `answering`.
 
 Raises:
   ValueError: shapes or dtypes that do not fit, a chunk that is no size, or a bias missing where
     the loss needs one.
 """
 
+from vlrep_jax.losses.answering import answer_costs, answering
 from vlrep_jax.losses.captioning import captioning, token_costs
+from vlrep_jax.losses.matching import draw_negatives, matching
 from vlrep_jax.losses.matrix import sigmoid_matrix, softmax_matrix
 from vlrep_jax.losses.sigmoid import sigmoid, sigmoid_ring
 from vlrep_jax.losses.softmax import clip_article, softmax, softmax_ring
@@ -68,8 +71,12 @@ LOSSES = {
 
 __all__ = [
     "LOSSES",
+    "answer_costs",
+    "answering",
     "captioning",
     "clip_article",
+    "draw_negatives",
+    "matching",
     "sigmoid",
     "sigmoid_matrix",
     "sigmoid_ring",

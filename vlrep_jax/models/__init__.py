@@ -13,6 +13,7 @@ from vlrep_jax.build import build, near
 from vlrep_jax.models.batch_norm import RUNNING, BatchNorm
 from vlrep_jax.models.coca import CaptionDecoder, Captioned, CoCa
 from vlrep_jax.models.dual_encoder import DualEncoder, Embeddings, ViLD
+from vlrep_jax.models.fusion import CrossEncoder, Fused, FusionEncoder, TextTokens
 from vlrep_jax.models.generation import generate
 from vlrep_jax.models.presets import PREPROCESSING, PRESETS
 from vlrep_jax.models.resnet import ResNet
@@ -20,12 +21,14 @@ from vlrep_jax.models.shared_encoder import SharedEncoder
 from vlrep_jax.models.text import TextTransformer
 from vlrep_jax.models.text_to_image import ConvDiscriminator, ConvGenerator, TextToImage
 from vlrep_jax.models.transformer import Transformer
+from vlrep_jax.models.video import Video
 from vlrep_jax.models.vit import ViT
 
 __all__ = [
     "DECODERS",
     "DISCRIMINATORS",
     "ENCODERS",
+    "FUSIONS",
     "IMAGE_GENERATORS",
     "MODELS",
     "PREPROCESSING",
@@ -37,17 +40,24 @@ __all__ = [
     "CoCa",
     "ConvDiscriminator",
     "ConvGenerator",
+    "CrossEncoder",
     "DualEncoder",
     "Embeddings",
+    "Fused",
+    "FusionEncoder",
     "ResNet",
     "SharedEncoder",
     "TextToImage",
+    "TextTokens",
     "TextTransformer",
     "Transformer",
     "ViLD",
     "ViT",
+    "Video",
     "create",
+    "frames",
     "generate",
+    "image_shape",
     "input_sizes",
     "preprocessing",
     "synchronized",
@@ -59,17 +69,21 @@ ENCODERS: dict[str, Callable] = {
     "vit": ViT,
     "resnet": ResNet,
     "text_transformer": TextTransformer,
+    "video": Video,
 }
 DECODERS: dict[str, Callable] = {"caption_decoder": CaptionDecoder}
 IMAGE_GENERATORS: dict[str, Callable] = {"conv_generator": ConvGenerator}
 DISCRIMINATORS: dict[str, Callable] = {"conv_discriminator": ConvDiscriminator}
+FUSIONS: dict[str, Callable] = {"cross_encoder": CrossEncoder}
 MODELS: dict[str, Callable] = {
     "coca": CoCa,
     "dual_encoder": DualEncoder,
+    "fusion_encoder": FusionEncoder,
     "shared_encoder": SharedEncoder,
     "text_to_image": TextToImage,
     "vild": ViLD,
 }
+_PARTS = (("image", ENCODERS), ("text", ENCODERS), ("decoder", DECODERS), ("fusion", FUSIONS))
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -99,10 +113,9 @@ def create(name: str, **overrides: Any) -> nn.Module:
         towers = {"attention": section.pop("attention"), **towers}
     if towers and any(isinstance(section.get(side), nn.Module) for side in ("image", "text")):
         raise ValueError("towers={...} changes towers given as mappings, not as modules.")
-    for side, table in (("image", ENCODERS), ("text", ENCODERS), ("decoder", DECODERS)):
+    for side, table in _PARTS:
         if isinstance(section.get(side), Mapping):
-            tower = _merge(section[side], towers)
-            section[side] = build(table, _with_dtype(tower), f"{side} tower")
+            section[side] = _tower(section[side], towers, table, side)
     for part, table in (("generator", IMAGE_GENERATORS), ("discriminator", DISCRIMINATORS)):
         if isinstance(section.get(part), Mapping):
             section[part] = build(table, _with_dtype(section[part]), part)
@@ -115,6 +128,17 @@ def input_sizes(model: nn.Module) -> tuple[int, int]:
     """(image_size, context_length) that a model made by `create` takes."""
     image, text = getattr(model, "image", model), getattr(model, "text", model)
     return image.image_size, text.context_length
+
+
+def frames(model: nn.Module) -> int:
+    """How many frames a clip has that a model made by `create` takes; 0 where it takes pictures."""
+    return getattr(getattr(model, "image", None), "frames", 0)
+
+
+def image_shape(model: nn.Module) -> tuple[int, ...]:
+    """Shape of one picture, (s, s, 3), or of one clip, (t, s, s, 3), that a model takes."""
+    size, clip = input_sizes(model)[0], frames(model)
+    return (clip, size, size, 3) if clip else (size, size, 3)
 
 
 def vocab_size(model: nn.Module) -> int:
@@ -152,6 +176,14 @@ def synchronized(model: nn.Module, sum_shards: Callable) -> nn.Module:
     if not trains_batch_norm(model):
         return model
     return model.clone(image=model.image.clone(sum_shards=sum_shards))
+
+
+def _tower(section, shared, table, side):
+    """A tower of a section and of options that all towers share."""
+    section = _merge(section, shared)
+    if isinstance(section.get("frame"), Mapping):
+        section["frame"] = _tower(section["frame"], shared, ENCODERS, f"{side}'s frame")
+    return build(table, _with_dtype(section), f"{side} tower")
 
 
 def _merge(base, changes):

@@ -43,50 +43,44 @@ class CrossBlock(Block):
         return x + drop(mlp(norm(name="ln_2")(x)))
 
 
-class DecoderLayer(Block):
-    """The text's tokens look at those before them, then at the image's."""
+class CrossLayer(Block):
+    """A text's tokens look at each other, then at the image's."""
 
     @nn.compact
-    def __call__(self, x, context, train):
+    def __call__(self, x, context, mask, causal, train):
         options = {
             name: getattr(self, name)
             for name in ("heads", "mlp_dim", "depth", "activation", "ln_eps", "dropout", "dtype")
         }
         options["attention"] = self.attention
-        x, _ = Block(**options, name="self")(x, None, True, train)
+        x, _ = Block(**options, name="self")(x, mask, causal, train)
         return CrossBlock(**options, name="cross")(x, context, train), None
 
 
-class CaptionDecoder(Tower):
-    """Tokens [b, l, width] of a text and [b, n, w] of an image -> logits float32[b, l, vocab_size].
+class CrossTower(Tower):
+    """What reads a text's tokens beside an image's: `Tower`'s attributes, of `CrossLayer`s.
 
-    Row i predicts the token behind position i, from the text up to it and the whole image.
-
-    Attributes:
-      vocab_size: number of token ids.
-      width, depth, heads and so on: see `Tower`; the width is the text tower's.
+    The width is that of the text tower; the image's tokens may have any.
     """
 
-    vocab_size: int = 49_408
     width: int = 512
     heads: int = 8
 
-    @nn.compact
-    def __call__(self, tokens, image, *, train=False, at=None):
-        """`at` is a single position, int[], whose logits [b, 1, vocab_size] alone are computed."""
+    def cross_layers(self, tokens, image, *, mask=None, causal=False, train=False):
+        """Tokens [b, l, width] of a text and [b, n, w] of an image -> [b, l, width]."""
         if tokens.shape[-1] != self.width:
             raise ValueError(
-                f"The decoder has width={self.width} and the text tower {tokens.shape[-1]}; they "
-                "must be equal."
+                f"The {self.kind} has width={self.width} and the text tower {tokens.shape[-1]}; "
+                "they must be equal."
             )
-        layer, policy = DecoderLayer, find(REMAT_POLICIES, self.remat, "remat")
+        layer, policy = CrossLayer, find(REMAT_POLICIES, self.remat, "remat")
         if policy is not None:
-            layer = nn.remat(layer, prevent_cse=False, static_argnums=(3,), policy=policy)
+            layer = nn.remat(layer, prevent_cse=False, static_argnums=(4, 5), policy=policy)
         layers = nn.scan(
             layer,
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
-            in_axes=(nn.broadcast, nn.broadcast),
+            in_axes=(nn.broadcast,) * 4,
             length=self.depth,
             unroll=self.unroll,
         )(
@@ -100,7 +94,27 @@ class CaptionDecoder(Tower):
             dtype=self.dtype,
             name="layers",
         )
-        x, _ = layers(tokens.astype(self.dtype), image.astype(self.dtype), train)
+        x, _ = layers(tokens.astype(self.dtype), image.astype(self.dtype), mask, causal, train)
+        return x
+
+
+class CaptionDecoder(CrossTower):
+    """Tokens [b, l, width] of a text and [b, n, w] of an image -> logits float32[b, l, vocab_size].
+
+    Row i predicts the token behind position i, from the text up to it and the whole image.
+
+    Attributes:
+      vocab_size: number of token ids.
+      the others: see `CrossTower`.
+    """
+
+    kind = "decoder"
+    vocab_size: int = 49_408
+
+    @nn.compact
+    def __call__(self, tokens, image, *, train=False, at=None):
+        """`at` is a single position, int[], whose logits [b, 1, vocab_size] alone are computed."""
+        x = self.cross_layers(tokens, image, causal=True, train=train)
         if at is not None:
             x = jax.lax.dynamic_slice_in_dim(x, at, 1, axis=1)
         x = nn.LayerNorm(epsilon=self.ln_eps, dtype=self.dtype, name="ln_final")(x)
@@ -120,7 +134,8 @@ class CoCa(DualEncoder):
     """A dual encoder whose towers' tokens a decoder turns into the caption.
 
     Attributes:
-      image: a ViT with pool='queries'. text: a TextTransformer with pool='cls'.
+      image: a ViT, of the paper with pool='queries'. text: a causal TextTransformer, of the paper
+        with pool='cls'.
       scale_init, bias_init: as in `DualEncoder`.
       decoder: called as decoder(text tokens, image tokens, train=bool) -> logits.
     """

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.initializers import normal
 
-from vlrep_jax.models.transformer import Tower, projection
+from vlrep_jax.models.transformer import Tower, position_of, projection
 
 
 class TextTransformer(Tower):
@@ -23,11 +23,11 @@ class TextTransformer(Tower):
         it in view.
       eos_id, pad_id: of pool='eos', and of pool='cls'.
 
-    With `with_tokens=True` the call of a pool='cls' returns (features, tokens [b, l, w]), the
-    output of the layers at the text's own positions.
+    With `with_tokens=True` the call returns (features, tokens [b, l, w]), the output of the layers
+    at the text's own positions.
 
     Raises:
-      ValueError: ids that are not int[b, context_length], an unknown pool, tokens of another pool.
+      ValueError: ids that are not int[b, context_length], or an unknown pool.
     """
 
     vocab_size: int = 49_408
@@ -45,8 +45,6 @@ class TextTransformer(Tower):
     def __call__(self, tokens, *, train=False, with_tokens=False):
         if self.pool not in POOLS:
             raise ValueError(f"pool={self.pool!r}; known: {', '.join(POOLS)}.")
-        if with_tokens and self.pool != "cls":
-            raise ValueError(f"A decoder reads tokens of pool='cls', not of {self.pool!r}.")
         check_tokens(tokens, self.context_length)
         embed = nn.Embed(
             self.vocab_size,
@@ -65,18 +63,20 @@ class TextTransformer(Tower):
             token = jnp.broadcast_to(token[None, None], (x.shape[0], 1, self.width))
             x, mask = jnp.concatenate([x, token], axis=1), _class_mask(tokens, self.pad_id)
         x = x + positions.astype(self.dtype)[None]
-        x = layers = self.layers()(x, mask=mask, causal=self.causal, train=train)
+        at = -1
         if self.pool in ("eot", "eos"):
             is_end = tokens if self.pool == "eot" else tokens == self.eos_id
-            x = jnp.take_along_axis(x, is_end.argmax(axis=1)[:, None, None], axis=1)[:, 0]
-        else:
-            x = x[:, -1]
+            at = is_end.argmax(axis=1)
+        x = layers = self.layers()(
+            x, mask=mask, causal=self.causal, train=train, at=None if with_tokens else at
+        )
+        x = position_of(x, at)[:, 0] if with_tokens else x[:, 0]
         x = nn.LayerNorm(epsilon=self.ln_eps, dtype=self.dtype, name="ln_final")(x)
         if self.embed_dim is not None:
             x = projection(
                 self.embed_dim, bias=self.projection_bias, dtype=self.dtype, width=self.width
             )(x)
-        return (x, layers[:, :-1]) if with_tokens else x
+        return (x, layers[:, : tokens.shape[1]]) if with_tokens else x
 
 
 POOLS = ("eot", "eos", "last", "cls")

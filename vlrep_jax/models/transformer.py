@@ -115,8 +115,21 @@ class Attention(nn.Module):
         return out(mixed)
 
 
+def position_of(x, at):
+    """The one position of every row of x [b, n, w] that `at` names: [b, 1, w].
+
+    at: a position for all rows, -1 for the last, or int[b].
+    """
+    if isinstance(at, int):
+        return jax.lax.dynamic_slice_in_dim(x, at, 1, axis=1)
+    return jnp.take_along_axis(x, at[:, None, None], axis=1)
+
+
 class Block(nn.Module):
-    """One pre-norm layer: attention, then MLP, each added to its input."""
+    """One pre-norm layer: attention, then MLP, each added to its input.
+
+    [b, n, w] -> [b, n, w], or [b, 1, w] of the positions `at` alone, see `position_of`.
+    """
 
     heads: int
     mlp_dim: int
@@ -128,17 +141,20 @@ class Block(nn.Module):
     attention: str = "xla"
 
     @nn.compact
-    def __call__(self, x, mask, causal, train):
+    def __call__(self, x, mask, causal, train, at=None):
         width = x.shape[-1]
         # CLIP's initialisation (its public code): the sum over 2 * depth branches keeps its scale.
         std_in, std_out = width**-0.5, (2 * self.depth * width) ** -0.5
         norm = partial(nn.LayerNorm, epsilon=self.ln_eps, dtype=self.dtype)
         drop = nn.Dropout(self.dropout, deterministic=not train)
-        y = norm(name="ln_1")(x)
-        attention = Attention(
-            self.heads, (std_in, std_out), self.dtype, self.attention, name="attn"
-        )
-        x = checkpoint_name(x + drop(attention(y, y, mask=mask, causal=causal)), "residual")
+        y = queries = norm(name="ln_1")(x)
+        form = self.attention
+        if at is not None:
+            # One row of the matrix of all pairs, for which no platform needs a kernel.
+            form, mask, causal = "xla", _seen_from(at, x.shape[1], mask, causal), False
+            x, queries = position_of(x, at), position_of(y, at)
+        attention = Attention(self.heads, (std_in, std_out), self.dtype, form, name="attn")
+        x = checkpoint_name(x + drop(attention(queries, y, mask=mask, causal=causal)), "residual")
         mlp = Mlp(
             self.mlp_dim, self.activation, ((2 * width) ** -0.5, std_out), self.dtype, name="mlp"
         )
@@ -146,8 +162,20 @@ class Block(nn.Module):
         return x, None
 
 
+def _seen_from(at, positions, mask, causal):
+    """The mask bool[b or 1, 1, 1, n] of the one query at `at`, None if it sees every key."""
+    if not causal:
+        return mask
+    at = jnp.asarray(at % positions if isinstance(at, int) else at).reshape(-1, 1, 1, 1)
+    seen = jnp.arange(positions)[None, None, None] <= at
+    return seen if mask is None else seen & mask
+
+
 class Transformer(nn.Module):
     """A stack of pre-norm layers: [b, n, w] -> [b, n, w], without a final norm.
+
+    Whoever reads a single position of each row says so by `at`, as `position_of` takes it, and
+    gets [b, 1, w]: the last layer is then computed there alone.
 
     Attributes:
       depth, heads: number of layers, and of attention heads in each.
@@ -173,8 +201,21 @@ class Transformer(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x, *, mask=None, causal=False, train=False):
+    def __call__(self, x, *, mask=None, causal=False, train=False, at=None):
         policy = find(REMAT_POLICIES, self.remat, "remat")
+        x = x.astype(self.dtype)
+        options = {
+            "heads": self.heads,
+            "mlp_dim": self.mlp_dim or 4 * x.shape[-1],
+            "depth": self.depth,
+            "activation": self.activation,
+            "ln_eps": self.ln_eps,
+            "dropout": self.dropout,
+            "attention": self.attention,
+            "dtype": self.dtype,
+        }
+        if at is not None and not self.is_initializing():
+            return self._read_at(Block(**options, parent=None), policy, x, mask, causal, train, at)
         block = Block
         if policy is not None:
             # Inside a scan the loop already keeps XLA from merging the two computations.
@@ -186,18 +227,30 @@ class Transformer(nn.Module):
             in_axes=(nn.broadcast, nn.broadcast, nn.broadcast),
             length=self.depth,
             unroll=self.unroll,
-        )(
-            heads=self.heads,
-            mlp_dim=self.mlp_dim or 4 * x.shape[-1],
-            depth=self.depth,
-            activation=self.activation,
-            ln_eps=self.ln_eps,
-            dropout=self.dropout,
-            attention=self.attention,
-            dtype=self.dtype,
-            name="layers",
+        )(**options, name="layers")
+        x = layers(x, mask, causal, train)[0]
+        return x if at is None else position_of(x, at)
+
+    def _read_at(self, block, policy, x, mask, causal, train, at):
+        """As `__call__` with `at`: all layers but the last in the loop, then that."""
+        params = self.variables["params"]["layers"]
+        dropped = train and self.dropout > 0
+        keys = jax.random.split(self.make_rng("dropout"), self.depth) if dropped else None
+
+        def layer(x, params_and_key, at=None):
+            params, key = params_and_key
+            rngs = {"dropout": key} if dropped else {}
+            return block.apply({"params": params}, x, mask, causal, train, at, rngs=rngs)
+
+        looped = layer
+        if policy is not None:
+            looped = jax.checkpoint(layer, prevent_cse=False, policy=policy)
+        layers = (params, keys)
+        x, _ = jax.lax.scan(
+            looped, x, jax.tree.map(lambda leaf: leaf[:-1], layers), unroll=self.unroll
         )
-        return layers(x.astype(self.dtype), mask, causal, train)[0]
+        # Little is kept of the last layer, whatever the policy: keys and values.
+        return layer(x, jax.tree.map(lambda leaf: leaf[-1], layers), at)[0]
 
 
 class Tower(nn.Module):

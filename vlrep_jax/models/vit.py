@@ -110,10 +110,11 @@ class ViT(Tower):
       patch_keep: share of the patches, drawn anew for each image, that training looks at (FLIP,
         arXiv:2212.00794); evaluation sees all. 1.0 drops none.
 
-    With `with_tokens=True` the call returns (features, tokens [b, queries - 1, embed_dim]).
+    With `with_tokens=True` the call returns (features, tokens [b, n, w]): the output of the layers
+    at the patches or, of pool='queries', that of the queries - 1 others.
 
     Raises:
-      ValueError: images of another shape, an unknown pool or stem, tokens of another pool.
+      ValueError: images of another shape, an unknown pool or stem.
     """
 
     image_size: int = 224
@@ -131,8 +132,6 @@ class ViT(Tower):
     @nn.compact
     def __call__(self, images, *, train=False, with_tokens=False):
         self._check(images)
-        if with_tokens and self.pool != "queries":
-            raise ValueError(f"A decoder reads tokens of pool='queries', not of {self.pool!r}.")
         if self.stem == "conv":
             stem = ConvStem(self.patch_size, self.width, self.ln_eps, self.dtype, name="stem")
         else:
@@ -155,7 +154,11 @@ class ViT(Tower):
         norm = {"epsilon": self.ln_eps, "dtype": self.dtype}
         if self.pre_norm:
             x = nn.LayerNorm(**norm, name="ln_pre")(x)
-        x = self.layers()(x, train=train)
+        # Of the last layer a class token is all that is read, unless its patches are too; other
+        # pools read every position.
+        reads_one = self.pool == "cls" and not with_tokens
+        x = self.layers()(x, train=train, at=0 if reads_one else None)
+        tokens = x[:, class_tokens:]
         if self.pool == "queries":
             x = QueryPool(
                 self.queries,
@@ -171,7 +174,9 @@ class ViT(Tower):
             x = x[:, 1:].mean(axis=1, keepdims=True)
         elif self.pool == "cls":
             x = x[:, :1]
-        x = tokens = nn.LayerNorm(**norm, name="ln_post")(x)
+        x = nn.LayerNorm(**norm, name="ln_post")(x)
+        if self.pool == "queries":
+            tokens = x[:, 1:]
         if self.pool == "mean":
             x = x.mean(axis=1)
         elif self.pool == "map":
@@ -183,7 +188,7 @@ class ViT(Tower):
             x = x[:, 0]
         if self.embed_dim is not None:
             x = projection(self.embed_dim, dtype=self.dtype, width=x.shape[-1])(x)
-        return (x, tokens[:, 1:]) if with_tokens else x
+        return (x, tokens) if with_tokens else x
 
     def _check(self, images):
         if self.pool not in POOLS:

@@ -156,7 +156,7 @@ def training_flops(experiment) -> int:
     # A kernel hides its products, and pads them; the model's are those of the plain form.
     section["towers"] = {**section.get("towers", {}), "attention": "xla"}
     model = models.create(**section)
-    forward = flops.forward(model, experiment.image_size, experiment.context_length)
+    forward = flops.forward(model, models.image_shape(model), experiment.context_length)
     total = 0
     for side, value in forward.items():
         is_whole = side in frozen and all(jax.tree.leaves(frozen[side]))

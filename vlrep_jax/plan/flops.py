@@ -5,6 +5,7 @@ A multiply-add counts as two. Nothing else is counted: at these sizes all else i
 
 import math
 import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -15,27 +16,31 @@ from vlrep_jax.plan import hlo
 _WINDOW = re.compile(r"(\w+)=([0-9x_\-]+)")
 
 
-def forward(model, image_size: int, context_length: int) -> dict[str, int]:
+def forward(model, image_shape: tuple[int, ...], context_length: int) -> dict[str, int]:
     """FLOPs of one picture and one text through a model in training: {'image': n, 'text': m}.
 
-    A model that writes captions adds those of its 'decoder'. Attention is counted whole, causal or
-    not; patches that training drops are not counted.
+    A model that reads both together adds those of its 'decoder', or of its 'fusion' for one pair;
+    training judges three a row. Towers are counted whole, as published counts are: attention causal
+    or not, and the last layer at every position though only one may be computed. Patches that
+    training drops are not counted.
     """
-    images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     tokens = jax.ShapeDtypeStruct((1, context_length), jnp.int32)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    params = jax.eval_shape(lambda key, *xs: model.init(key, *xs)["params"], key, images, tokens)
+
+    def init(key, *inputs, method=None):
+        # What makes the parameters computes every position; `Transformer` else leaves some out.
+        rngs = {"params": key, "dropout": key}
+        return model.init(rngs, *inputs, train=True, method=method)
 
     def traced(method, *inputs):
-        def run(params, key, *inputs):
-            rngs = {"dropout": key}
-            return model.apply({"params": params}, *inputs, train=True, rngs=rngs, method=method)
-
-        return of_jaxpr(jax.make_jaxpr(run)(params, key, *inputs).jaxpr)
+        return of_jaxpr(jax.make_jaxpr(partial(init, method=method))(key, *inputs).jaxpr)
 
     flops = {"image": traced("encode_image", images), "text": traced("encode_text", tokens)}
-    if "decoder" in params:
-        flops["decoder"] = traced("caption_logits", images, tokens) - sum(flops.values())
+    params = jax.eval_shape(init, key, images, tokens)["params"]
+    for part in ("decoder", "fusion"):
+        if part in params:
+            flops[part] = traced(None, images, tokens) - sum(flops.values())
     return flops
 
 

@@ -59,5 +59,10 @@ def image(pixels, alt):
 
     buffer = io.BytesIO()
     Image.fromarray(np.asarray(pixels)).save(buffer, format="PNG", optimize=True)
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return f'<img alt="{esc(alt)}" title="{esc(alt)}" src="data:image/png;base64,{data}">'
+    return encoded_image(buffer.getvalue(), "png", alt)
+
+
+def encoded_image(data, kind, alt):
+    """The bytes of a picture file of a kind, such as "png", as an <img> that holds them."""
+    data = base64.b64encode(data).decode()
+    return f'<img alt="{esc(alt)}" title="{esc(alt)}" src="data:image/{kind};base64,{data}">'

@@ -15,7 +15,9 @@ DIRECTIONS = {
 }
 
 
-def write_report(path, *, title, config, versions, history, retrieval, zero_shot, timing):
+def write_report(
+    path, *, title, config, versions, history, retrieval, zero_shot, timing, goodput=None
+):
     """Writes a run's report as one HTML file that loads nothing from elsewhere.
 
     Args:
@@ -28,6 +30,7 @@ def write_report(path, *, title, config, versions, history, retrieval, zero_shot
       retrieval: a `RetrievalPanel`, or None.
       zero_shot: {class set: `ZeroShotPanel`}, empty for none.
       timing: {what: seconds}, parts of the wall time that do not overlap.
+      goodput: share of that time in which steps ran that count, or None.
     """
     steps = max((row["step"] for row in history), default=0)
     facts = [f"{steps:,} steps"] if history else []
@@ -39,7 +42,7 @@ def write_report(path, *, title, config, versions, history, retrieval, zero_shot
         "" if retrieval is None else retrieved_cases(retrieval),
         _zero_shot(zero_shot),
     ]
-    parts += [_timing(timing), _setup(config, versions)]
+    parts += [_timing(timing, goodput), _setup(config, versions)]
     write_page(path, title, parts)
 
 
@@ -173,10 +176,11 @@ def _zero_shot_scores(panel):
     )
 
 
-def _timing(timing):
+def _timing(timing, goodput):
     total = sum(timing.values())
     if not total:
         return ""
+    share = "" if goodput is None else f" Goodput: {percent(goodput)} of it, in steps that count."
     parts = sorted(timing.items(), key=lambda part: -part[1])
     shades = [f"s{min(i, 5)}" for i in range(len(parts))]
     stack = "".join(
@@ -189,7 +193,7 @@ def _timing(timing):
         for shade, (name, seconds) in zip(shades, parts, strict=True)
     )
     return (
-        f'<h2>Where the time went</h2><p>{duration(total)} in all.</p><div class="card">'
+        f'<h2>Where the time went</h2><p>{duration(total)} in all.{share}</p><div class="card">'
         f'<div class="stack">{stack}</div><table>{rows}</table></div>'
     )
 

@@ -106,3 +106,21 @@ def _pick(rank, right, wrong, case):
         middles = ((np.arange(count) + 0.5) * len(indices) / max(count, 1)).astype(int)
         picked.append([case(int(i)) for i in indices[middles]])
     return tuple(picked)
+
+
+def panels_of(results, data):
+    """(RetrievalPanel of the first retrieval or None, {class set: ZeroShotPanel}) of evaluations.
+
+    Args:
+      results: name -> Result of every evaluation.
+      data: name -> what it was measured on, with `pictures()` and `captions`.
+    """
+    panel, class_sets = None, {}
+    for name, result in results.items():
+        details = result.details
+        # The page ranks by embeddings, which is not the order of what is ranked again.
+        if panel is None and "image_of_text" in details and "order" not in details:
+            panel = RetrievalPanel.of(name, details, data[name].pictures(), data[name].captions)
+        for class_set, found in details.get("sets", {}).items():
+            class_sets[class_set] = ZeroShotPanel(**found)
+    return panel, class_sets

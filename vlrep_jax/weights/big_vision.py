@@ -56,8 +56,7 @@ def section(shapes: Mapping[str, tuple[int, ...]]) -> dict:
                 "context_length": shapes[f"{top}txt/pos_embedding"][1],
                 "causal": False,
                 "pool": "last",
-                "embed_dim": shapes[f"{top}txt/head/kernel"][1],
-                "projection_bias": True,
+                **_head(shapes.get(f"{top}txt/head/kernel")),
                 **_tower(shapes, f"{top}txt/Encoder_0/"),
                 **shared,
             },
@@ -66,6 +65,11 @@ def section(shapes: Mapping[str, tuple[int, ...]]) -> dict:
         raise ValueError(
             f"it is not a SigLIP of big_vision; its shapes do not tell {error}."
         ) from None
+
+
+def _head(kernel):
+    """The text tower's last map, which SigLIP of many languages at So400m has not."""
+    return {"embed_dim": kernel and kernel[1], "projection_bias": kernel is not None}
 
 
 def _image_size(grid, patch_size, width, vocab_size):
@@ -133,7 +137,7 @@ def entries(model, keys=()) -> list[Entry]:
         Entry("text/positional_embedding", "txt/pos_embedding", "row"),
         *_layers("text", "txt/Encoder_0/", model.text.depth, stacked["txt/Encoder_0/"]),
         *_norm("text/ln_final", "txt/Encoder_0/encoder_norm"),
-        *_dense("text/projection", "txt/head"),
+        *(_dense("text/projection", "txt/head") if model.text.embed_dim is not None else []),
         Entry("logit_scale", "t", "flat"),
         Entry("logit_bias", "b", "flat"),
     ]
@@ -183,8 +187,10 @@ def _check(model):
     wanted = {
         "image": {"pool": "map", "pre_norm": False, "patch_bias": True, "embed_dim": None}
         | {"stem": "patch"},
-        "text": {"causal": False, "pool": "last", "projection_bias": True},
+        "text": {"causal": False, "pool": "last"},
     }
+    if getattr(model.text, "embed_dim", None) is not None:
+        wanted["text"] |= {"projection_bias": True}
     against = []
     for side, options in wanted.items():
         tower = getattr(model, side, None)

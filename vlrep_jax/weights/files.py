@@ -1,49 +1,16 @@
 """Writing files of named tensors, one tensor at a time, without torch."""
 
 import json
-import os
 import pickle
-import shutil
 import struct
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 Shapes = Mapping[str, tuple[int, ...]]
 Named = Iterable[tuple[str, np.ndarray]]
-
-
-@contextmanager
-def whole(path: Path):
-    """A path beside `path` to write to, a file or a directory, which becomes `path` at the end.
-
-    Raises:
-      FileExistsError: there is something already, other than an empty directory.
-      OSError: it cannot be written, for want of space or of permission.
-    """
-    path = Path(path)
-    if path.is_symlink() or (path.exists() and not (path.is_dir() and not any(path.iterdir()))):
-        raise FileExistsError(f"{path} exists already; name another, or remove it.")
-    part = path.with_name(f".{path.name}.part-{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield part
-        if path.is_dir():
-            path.rmdir()
-        os.replace(part, path)
-    except OSError as error:
-        raise OSError(
-            f"{path} cannot be written: {error.strerror or error}; nothing is left of it. Is there "
-            "space, and permission, and are its parents directories?"
-        ) from error
-    finally:
-        if part.is_dir():
-            shutil.rmtree(part)
-        elif part.is_file():
-            part.unlink()
 
 
 def write_safetensors(path: Path, shapes: Shapes, tensors: Named) -> None:

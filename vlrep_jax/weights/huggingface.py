@@ -21,7 +21,10 @@ ACTIVATIONS = {
     "gelu": "gelu",
     "gelu_pytorch_tanh": "gelu_tanh",
     "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_python": "gelu",
 }
+_LARGEST = 2  # eos_token_id of a CLIP that reads the embedding at the largest id
 # What transformers takes where a config.json is silent, which it is about every default.
 _SHARED = {"num_hidden_layers": 12, "initializer_range": 0.02, "attention_dropout": 0.0}
 _CLIP = _SHARED | {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "projection_dim": 512}
@@ -136,12 +139,12 @@ def _tower(config):
 
 
 def _pool(text):
-    """Where CLIP's text embedding is read: at the first end token."""
+    """Where CLIP's text embedding is read: at the first end token.
+
+    _LARGEST stands in configs from before the token was looked up, OpenAI's own among them.
+    """
     eos_id = text["eos_token_id"]
-    # 2 stands in configs from before the token was looked up: they take the largest id.
-    if eos_id in (2, text["vocab_size"] - 1):
-        return {"pool": "eot"}
-    return {"pool": "eos", "eos_id": eos_id}
+    return {"pool": "eot"} if eos_id == _LARGEST else {"pool": "eos", "eos_id": eos_id}
 
 
 def entries(model) -> list[Entry]:
@@ -231,12 +234,14 @@ def config(model) -> dict:
         text_config |= {"bos_token_id": None, "eos_token_id": 1}
         whole["architectures"] = ["SiglipModel"]
     else:
-        # The last id is the end of text; transformers looks for its first occurrence.
-        eos_id = text.eos_id if text.pool == "eos" else text.vocab_size - 1
+        at_end = text.pool == "eos"
         for part in (vision_config, text_config, whole):
             part["projection_dim"] = image.embed_dim
-        text_config |= {"eos_token_id": eos_id, "bos_token_id": text.vocab_size - 2}
-        text_config["pad_token_id"] = eos_id
+        text_config |= {
+            "bos_token_id": text.vocab_size - 2,
+            "eos_token_id": text.eos_id if at_end else _LARGEST,
+            "pad_token_id": text.eos_id if at_end else text.vocab_size - 1,
+        }
         whole["architectures"] = ["CLIPModel"]
     return whole | {"text_config": text_config, "vision_config": vision_config}
 

@@ -43,6 +43,11 @@ def activation_of(theirs: str, table: Mapping[str, str], option: str) -> str:
     return table[theirs]
 
 
+def pools_largest_id(text) -> bool:
+    """Whether a text tower reads its embedding at the largest id of a text, its end token."""
+    return text.pool == "eot" or (text.pool == "eos" and text.eos_id == text.vocab_size - 1)
+
+
 def name_of_activation(ours: str, table: Mapping[str, str]) -> str:
     """Their first name of an activation.
 

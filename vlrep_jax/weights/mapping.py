@@ -13,29 +13,21 @@ Shape = tuple[int, ...]
 class Form(NamedTuple):
     """How an array of ours is stored by others.
 
-    shape: theirs, given ours. read: (theirs, our shape) -> ours. write: ours -> theirs.
+    shape: theirs, given ours. view: our contiguous array -> the same memory in their shape, so that
+    one assignment reads and the other writes.
     """
 
     shape: Callable[[Shape], Shape]
-    read: Callable[[np.ndarray, Shape], np.ndarray]
-    write: Callable[[np.ndarray], np.ndarray]
+    view: Callable[[np.ndarray], np.ndarray]
 
 
 def _reshaped(shape):
-    return Form(
-        shape,
-        lambda theirs, ours: theirs.reshape(ours),
-        lambda ours: ours.reshape(shape(ours.shape)),
-    )
+    return Form(shape, lambda ours: ours.reshape(shape(ours.shape)))
 
 
 def _transposed(shape):
     """PyTorch's [outputs, inputs] of our [inputs..., outputs...]."""
-    return Form(
-        shape,
-        lambda theirs, ours: theirs.T.reshape(ours),
-        lambda ours: ours.reshape(shape(ours.shape)[::-1]).T,
-    )
+    return Form(shape, lambda ours: ours.reshape(shape(ours.shape)[::-1]).T)
 
 
 FORMS: dict[str, Form] = {
@@ -49,7 +41,6 @@ FORMS: dict[str, Form] = {
     # [height, width, in, out] of a convolution: PyTorch has [out, in, height, width].
     "conv": Form(
         lambda s: (s[3], s[2], s[0], s[1]),
-        lambda theirs, ours: theirs.transpose(2, 3, 1, 0),
         lambda ours: ours.transpose(3, 2, 0, 1),
     ),
 }
@@ -86,19 +77,10 @@ class Entry:
             return (rows, *shape)
         return (shape[0] * self.part[1], *shape[1:]) if self.part[1] > 1 else shape
 
-    def read(self, theirs: np.ndarray, leaf: Shape) -> np.ndarray:
-        """What goes into our leaf (into its row `layer`) from their whole tensor."""
-        if self.row is not None:
-            theirs = theirs[self.row]
-        index, count = self.part
-        if count > 1:
-            size = len(theirs) // count
-            theirs = theirs[index * size : (index + 1) * size]
-        return FORMS[self.form].read(theirs, self.own_shape(leaf))
-
-    def write(self, leaf: np.ndarray) -> np.ndarray:
-        """Their tensor, or the part of it that this entry is, from our whole leaf."""
-        return FORMS[self.form].write(leaf if self.layer is None else leaf[self.layer])
+    def view(self, leaf: np.ndarray) -> np.ndarray:
+        """What this entry is of their tensor, as the memory of our whole leaf in their shape."""
+        part = FORMS[self.form].view(leaf if self.layer is None else leaf[self.layer])
+        return part if self.row is None else part[None]
 
 
 def norm(path: str, key: str, layer=None) -> list[Entry]:
@@ -192,13 +174,14 @@ def their_shapes(entries: Iterable[Entry], leaves: Mapping[str, Shape]) -> dict[
 
 def theirs(entries: Iterable[Entry], leaves: Mapping[str, np.ndarray]):
     """Gives (key, tensor) of every tensor of theirs, made from our leaves one at a time."""
-    by_key: dict[str, list[Entry]] = {}
+    for key, parts in by_key(entries).items():
+        views = [entry.view(np.asarray(leaves[entry.path])) for entry in parts]
+        yield key, np.ascontiguousarray(views[0] if len(views) == 1 else np.concatenate(views))
+
+
+def by_key(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
+    """key -> its entries, in the order of their rows of that tensor."""
+    found: dict[str, list[Entry]] = {}
     for entry in entries:
-        by_key.setdefault(entry.key, []).append(entry)
-    for key, parts in by_key.items():
-        parts = sorted(parts, key=lambda entry: entry.part)
-        written = [entry.write(np.asarray(leaves[entry.path])) for entry in parts]
-        yield (
-            key,
-            np.ascontiguousarray(written[0] if len(written) == 1 else np.concatenate(written)),
-        )
+        found.setdefault(entry.key, []).append(entry)
+    return {key: sorted(parts, key=lambda e: (e.row or 0, e.part)) for key, parts in found.items()}

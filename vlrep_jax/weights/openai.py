@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 
+from vlrep_jax.models import PRESETS
 from vlrep_jax.weights import coca, resnet
+from vlrep_jax.weights.layout import pools_largest_id
 from vlrep_jax.weights.mapping import Entry, block, linear, norm, repeated
 
 # What OpenAI's archives hold beside parameters.
@@ -81,7 +83,7 @@ def _check(model):
         f"{label} (there {value})"
         for label, wrong, value in (
             (f"activation {sorted(activations)}", activations != {"quick_gelu"}, "quick_gelu"),
-            (f"text.pool={text.pool!r}", text.pool != "eot", "eot"),
+            (f"text.pool={text.pool!r}", not pools_largest_id(text), "eot"),
             ("a text tower that is not causal", not text.causal, "it is"),
             ("a bias in the text projection", text.projection_bias, "none"),
             ("a logit bias", model.bias_init is not None, "none"),
@@ -114,7 +116,7 @@ def _check(model):
 def section_from_shapes(shapes: Mapping[str, tuple[int, ...]], activation: str) -> dict:
     """The config section of a CLIP whose tensors have these shapes.
 
-    Heads are 64 wide, as in everything that OpenAI released.
+    Heads are those of the published models of that width; all of OpenAI's are 64 wide.
 
     Raises:
       ValueError: a tensor that decides a size is missing.
@@ -140,7 +142,7 @@ def _image_section(shapes, activation):
         "patch_size": patch_size,
         "width": width,
         "depth": count_layers(shapes, "visual.transformer.resblocks"),
-        "heads": width // 64,
+        "heads": _heads("image", width),
         "mlp_dim": shapes["visual.transformer.resblocks.0.mlp.c_fc.weight"][0],
         "embed_dim": shapes["visual.proj"][1],
         "activation": activation,
@@ -155,11 +157,27 @@ def _text_section(shapes, activation):
         "context_length": shapes["positional_embedding"][0],
         "width": width,
         "depth": count_layers(shapes, "transformer.resblocks"),
-        "heads": width // 64,
+        "heads": _heads("text", width),
         "mlp_dim": shapes["transformer.resblocks.0.mlp.c_fc.weight"][0],
         "embed_dim": shapes["text_projection"][1],
         "activation": activation,
     }
+
+
+def _heads(side, width):
+    """How many heads a tower of CLIP has: no shape tells."""
+    if width < 64:
+        raise ValueError(f"the {side} tower is {width} wide, and CLIP's heads are 64.")
+    return next(
+        (
+            section[side]["heads"]
+            for section in PRESETS.values()
+            if section.get("bias_init") is None
+            and section.get(side, {}).get("width") == width
+            and section[side]["name"] != "resnet"
+        ),
+        width // 64,
+    )
 
 
 def count_layers(names, prefix: str) -> int:

@@ -9,7 +9,6 @@ from vlrep_jax.weights.mapping import Entry
 
 # Options whose other values change the architecture into one that is not built here.
 _PLAIN = {
-    "block_type": None,
     "ls_init_value": None,
     "qk_norm": False,
     "scaled_cosine_attn": False,
@@ -59,8 +58,17 @@ def section(config: Mapping, shapes: Mapping[str, tuple[int, ...]]) -> dict:
     return found
 
 
+def _check_plain(tower, label):
+    """Raises ValueError where layers are of another kind than those that are built here."""
+    only(
+        tower,
+        label,
+        _PLAIN | ({} if tower.get("block_type") == "default" else {"block_type": None}),
+    )
+
+
 def _image_section(vision, embed_dim, quick_gelu):
-    only(vision, "vision_cfg", _PLAIN)
+    _check_plain(vision, "vision_cfg")
     image_size = positive({"image_size": 224} | vision, "image_size")
     if vision.get("timm_model_name"):
         only(vision, "vision_cfg", {"timm_pool": "map", "timm_proj": "none"})
@@ -76,11 +84,13 @@ def _image_section(vision, embed_dim, quick_gelu):
             "embed_dim": embed_dim,
         }
     width = positive({"width": 768} | vision, "width")
+    patch_size = positive({"patch_size": 16} | vision, "patch_size")
     patch_keep = 1 - (vision.get("patch_dropout") or 0.0)
     return {
         "name": "vit",
         "image_size": image_size,
-        "patch_size": positive({"patch_size": 16} | vision, "patch_size"),
+        "patch_size": patch_size,
+        "drop_edge": image_size % patch_size > 0,
         "width": width,
         "depth": layers,
         "heads": width // vision.get("head_width", 64),
@@ -99,7 +109,8 @@ def _image_pool(vision):
     pooler = vision.get("attentional_pool", False)
     if pooler:
         # Other words than true ask for two poolers, 'parallel' or 'cascade'.
-        only(vision, "vision_cfg", {"attentional_pool": True, "final_ln_after_pool": False})
+        wanted = {"attentional_pool": True, "final_ln_after_pool": False, "pool_type": "tok"}
+        only(vision, "vision_cfg", wanted)
         return {
             "pool": "queries",
             "queries": vision.get("attn_pooler_queries", 256),
@@ -116,7 +127,7 @@ def _image_pool(vision):
 
 
 def _text_section(text, embed_dim, quick_gelu):
-    only(text, "text_cfg", _PLAIN)
+    _check_plain(text, "text_cfg")
     if text.get("hf_model_name"):
         raise ValueError(
             f"text_cfg has hf_model_name={text['hf_model_name']!r}; text towers of transformers "
@@ -241,6 +252,8 @@ def config(model, tokenizer: Mapping | None = None) -> dict:
         found["custom_text"] = True
     if getattr(model, "decoder", None) is not None:
         found["multimodal_cfg"] = coca.decoder_config(model)
+        for side in ("vision_cfg", "text_cfg"):
+            found[side]["output_tokens"] = True
     return found
 
 
@@ -272,7 +285,6 @@ def _pool_config(image):
             "attentional_pool": True,
             "attn_pooler_queries": image.queries,
             "attn_pooler_heads": image.pool_heads,
-            "output_tokens": True,
         }
     return {"pool_type": "avg", "final_ln_after_pool": True} if image.pool == "patches" else {}
 
@@ -296,7 +308,7 @@ def _text_config(text):
     if text.pool == "eos":
         found["eos_id"] = text.eos_id
     if text.pool == "cls":
-        found |= {"embed_cls": True, "pad_id": text.pad_id, "output_tokens": True}
+        found |= {"embed_cls": True, "pad_id": text.pad_id}
     return found
 
 
@@ -348,7 +360,7 @@ def check(model) -> None:
         against.append(f"activations {image.activation!r} and {text.activation!r}")
     if image.embed_dim is None and not _timm(model):
         against.append("an image tower without a projection")
-    if (getattr(model, "decoder", None) is None) != (text.pool != "cls"):
-        against.append(f"text.pool={text.pool!r} with or without a decoder")
+    if getattr(model, "decoder", None) is not None and text.pool != "cls":
+        against.append(f"text.pool={text.pool!r} with a decoder")
     if against:
         raise ValueError(f"OpenCLIP cannot express {'; '.join(against)}.")

@@ -8,26 +8,14 @@ as objects of classes of its own: they become plain containers here.
 import math
 import pickle
 import zipfile
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import ml_dtypes
 import numpy as np
 
-MAX_PICKLE_BYTES = 64 * 2**20  # bigG's is below 1 MiB
-_STORAGES = {
-    "DoubleStorage": np.float64,
-    "FloatStorage": np.float32,
-    "HalfStorage": np.float16,
-    "BFloat16Storage": ml_dtypes.bfloat16,
-    "LongStorage": np.int64,
-    "IntStorage": np.int32,
-    "ShortStorage": np.int16,
-    "CharStorage": np.int8,
-    "ByteStorage": np.uint8,
-    "BoolStorage": np.bool_,
-}
+MAX_PICKLE_BYTES = 16 * 2**20  # bigG's is below 1 MiB
+MAX_DIMENSIONS = 8
 
 
 class _Sealed:
@@ -35,6 +23,27 @@ class _Sealed:
 
     def __setstate__(self, state):
         raise pickle.UnpicklingError("it changes a tensor or a function; it is refused")
+
+
+@dataclass(frozen=True)
+class _Kind(_Sealed):
+    """Of a storage's values. A NumPy type itself could be called, to make any number of arrays."""
+
+    dtype: type
+
+
+_STORAGES = {
+    "DoubleStorage": _Kind(np.float64),
+    "FloatStorage": _Kind(np.float32),
+    "HalfStorage": _Kind(np.float16),
+    "BFloat16Storage": _Kind(ml_dtypes.bfloat16),
+    "LongStorage": _Kind(np.int64),
+    "IntStorage": _Kind(np.int32),
+    "ShortStorage": _Kind(np.int16),
+    "CharStorage": _Kind(np.int8),
+    "ByteStorage": _Kind(np.uint8),
+    "BoolStorage": _Kind(np.bool_),
+}
 
 
 @dataclass(frozen=True)
@@ -57,13 +66,23 @@ class StoredTensor(_Sealed):
     def dtype(self):
         return np.dtype(self.storage.dtype)
 
+    @property
+    def is_contiguous(self):
+        """Whether its rows lie one after the other."""
+        return self.stride == tuple(math.prod(self.shape[i + 1 :]) for i in range(len(self.shape)))
+
+    def open(self, archive: zipfile.ZipFile):
+        """A file at its first value; raises what `zipfile` does on a damaged archive."""
+        file = archive.open(self.storage.name)
+        file.seek(self.offset * self.dtype.itemsize)
+        return file
+
     def read(self, archive: zipfile.ZipFile) -> np.ndarray:
-        """The tensor as an array; raises what `zipfile` does on a damaged archive."""
+        """The tensor as an array, whatever its strides; errors as `open`."""
         size = self.dtype.itemsize
         steps = zip(self.shape, self.stride, strict=True)
         count = 1 + sum((n - 1) * step for n, step in steps) if math.prod(self.shape) else 0
-        with archive.open(self.storage.name) as file:
-            file.seek(self.offset * size)
+        with self.open(archive) as file:
             data = file.read(count * size)
         if len(data) < count * size:
             raise ValueError("it is shorter than its tensor")
@@ -72,7 +91,19 @@ class StoredTensor(_Sealed):
         return np.lib.stride_tricks.as_strided(flat, self.shape, strides, writeable=False)
 
 
-class _Module(dict):
+class _Named(dict):
+    """A dictionary of a pickle, in which no key is set twice."""
+
+    def __setitem__(self, key, value):
+        if key in self:
+            raise pickle.UnpicklingError(f"it holds {key!r} more than once")
+        super().__setitem__(key, value)
+
+    def __setstate__(self, state):
+        pass  # the versions of modules, which torch keeps beside a state dict's tensors
+
+
+class _Module(_Named):
     """A module of a TorchScript archive: its attributes by name."""
 
     def __setstate__(self, state):
@@ -102,8 +133,8 @@ class _Function(_Sealed):
 
 @_Function
 def _tensor(storage, offset, size, stride, *_):
-    whole = (offset, *size, *stride) if isinstance(storage, _Storage) else ()
-    if not whole or any(type(n) is not int or n < 0 for n in whole) or len(size) != len(stride):
+    plain = isinstance(storage, _Storage) and len(size) == len(stride) <= MAX_DIMENSIONS
+    if not plain or any(type(n) is not int or n < 0 for n in (offset, *size, *stride)):
         raise pickle.UnpicklingError("a tensor is described wrongly")
     tensor = StoredTensor(storage, offset, tuple(size), tuple(stride))
     # By strides of 0 a few bytes would stand for any number of values.
@@ -113,27 +144,50 @@ def _tensor(storage, offset, size, stride, *_):
 
 
 @_Function
-def _parameter(tensor, *_):
-    return tensor
+def _first(value, *_):
+    """What wraps one value, such as `Parameter`; lists are not copied, for that could be often."""
+    return value
+
+
+@_Function
+def _ordered_dict():
+    return _Named()
 
 
 _ADMITTED = {
-    ("collections", "OrderedDict"): OrderedDict,
+    ("collections", "OrderedDict"): _ordered_dict,
     ("torch._utils", "_rebuild_tensor_v2"): _tensor,
     ("torch._utils", "_rebuild_tensor"): _tensor,
-    ("torch._utils", "_rebuild_parameter"): _parameter,
-    ("torch", "Size"): tuple,
+    ("torch._utils", "_rebuild_parameter"): _first,
+    ("torch", "Size"): _first,
     ("torch", "device"): _Inert,
-    ("torch.jit._pickle", "restore_type_tag"): _parameter,
-    ("torch.jit._pickle", "build_intlist"): list,
-    ("torch.jit._pickle", "build_doublelist"): list,
-    ("torch.jit._pickle", "build_boollist"): list,
-    ("torch.jit._pickle", "build_tensorlist"): list,
+    ("torch.jit._pickle", "restore_type_tag"): _first,
+    ("torch.jit._pickle", "build_intlist"): _first,
+    ("torch.jit._pickle", "build_doublelist"): _first,
+    ("torch.jit._pickle", "build_boollist"): _first,
+    ("torch.jit._pickle", "build_tensorlist"): _first,
 }
 _DTYPE_NAMES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "uint8", "bool")
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(pickle._Unpickler):
+    """The one in Python, whose dictionaries can be ours: the one in C would let keys repeat."""
+
+    dispatch = pickle._Unpickler.dispatch.copy()
+
+    def load_empty_dictionary(self):
+        self.append(_Named())
+
+    dispatch[pickle.EMPTY_DICT[0]] = load_empty_dictionary
+
+    def load_dict(self):
+        items, made = self.pop_mark(), _Named()
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            made[key] = value
+        self.append(made)
+
+    dispatch[pickle.DICT[0]] = load_dict
+
     def __init__(self, file, folder, members):
         super().__init__(file, encoding="utf-8")
         self._folder, self._members = folder, members
@@ -153,11 +207,11 @@ class _Unpickler(pickle.Unpickler):
         )
 
     def persistent_load(self, pid):
-        kind, dtype, key, *_ = pid
+        word, kind, key, *_ = pid
         member = f"{self._folder}/data/{key}"
-        if kind != "storage" or dtype not in _STORAGES.values() or member not in self._members:
+        if word != "storage" or not isinstance(kind, _Kind) or member not in self._members:
             raise pickle.UnpicklingError(f"its storage {key!r} is not in the archive")
-        return _Storage(dtype, member, self._members[member].file_size)
+        return _Storage(kind.dtype, member, self._members[member].file_size)
 
 
 def state_dict(archive: zipfile.ZipFile) -> tuple[dict[str, StoredTensor], bool]:

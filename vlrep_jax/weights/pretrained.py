@@ -2,13 +2,12 @@
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from vlrep_jax import models
@@ -118,14 +117,17 @@ def load(path: str | Path, model: str | Mapping | None = None) -> Pretrained:
     Warns:
       UserWarning: weights that are NaN or infinite; an activation that no file tells.
     """
+    loaded = _on_host(path, model)
+    # On CPU it takes the arrays over; `jnp.asarray` would copy them.
+    return replace(loaded, params=jax.tree.map(jax.device_put, loaded.params))
+
+
+def _on_host(path, model=None) -> Pretrained:
+    """As `load`, its parameters NumPy arrays: no device is asked for."""
     opened = open_pretrained(path, model)
-    return Pretrained(
-        opened.model,
-        jax.tree.map(jnp.asarray, opened.read()),
-        opened.preprocess,
-        opened.tokenizer(),
-        {"model": opened.section, "image": opened.preprocess.section()},
-    )
+    sections = {"model": opened.section, "image": opened.preprocess.section()}
+    parts = opened.read(), opened.preprocess, opened.tokenizer(), sections
+    return Pretrained(opened.model, *parts)
 
 
 def save(path: str | Path, pretrained: Pretrained, layout: str) -> None:
@@ -146,6 +148,16 @@ def save(path: str | Path, pretrained: Pretrained, layout: str) -> None:
     writing.write(Path(path), layout, pretrained)
 
 
+def convert(source: str | Path, path: str | Path, layout: str, model=None) -> None:
+    """`save` of what `load` finds, on the host alone: accelerators are left to others.
+
+    Args:
+      source, model: as `path` and `model` of `load`.
+      path, layout: as in `save`.
+    """
+    save(path, _on_host(source, model), layout)
+
+
 def save_run(workdir: Path, step: int, path: Path) -> None:
     """Writes the parameters of a run's checkpoint in the layout 'vlrep', in place of older ones.
 
@@ -154,8 +166,6 @@ def save_run(workdir: Path, step: int, path: Path) -> None:
     Raises:
       FileNotFoundError, ValueError: there is no such checkpoint, or it is damaged.
     """
-    opened = open_pretrained(f"{workdir}@{step}")
-    sections = {"model": opened.section, "image": opened.preprocess.section()}
-    parts = opened.read(), opened.preprocess, opened.tokenizer(), sections
+    trained = _on_host(f"{workdir}@{step}")
     shutil.rmtree(path, ignore_errors=True)
-    save(path, Pretrained(opened.model, *parts), "vlrep")
+    save(path, trained, "vlrep")

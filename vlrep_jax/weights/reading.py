@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from vlrep_jax import models
 from vlrep_jax.build import near, plain
@@ -26,11 +25,12 @@ from vlrep_jax.rules import path_of
 from vlrep_jax.weights import big_vision, huggingface, openai, openclip, own, resnet
 from vlrep_jax.weights.mapping import Entry, compare
 from vlrep_jax.weights.tensors import SUFFIXES, Tensors, open_tensors, read_json, weight_map
+from vlrep_jax.weights.values import read_values
 from vlrep_jax.workdirs import read_config
 
 # What trainers leave beside weights, in the same kinds of files.
 _NOT_WEIGHTS = ("optimizer", "scheduler", "training_args", "rng_state", "scaler")
-_PROBLEMS_SHOWN = 40
+_PROBLEMS_SHOWN = 5000  # all of bigG's, were every name another
 _MOST_LAYERS = 1000
 _SCALARS = ("logit_scale", "logit_bias")
 
@@ -115,7 +115,7 @@ def open_pretrained(path: str | Path, model: str | Mapping | None = None) -> Ope
 
     def read():
         with open_tensors(file) as tensors:
-            return _read(tensors, entries, leaves, file)
+            return read_values(tensors, entries, leaves)
 
     return Opened(
         file,
@@ -223,11 +223,12 @@ def _activation(layout, tensors, file):
     if layout == "openai" and (marked or {"float16", "float32"} <= dtypes):
         return "quick_gelu"  # OpenAI's own archives
     assumed, other = ("gelu", "quick_gelu") if layout == "openclip" else ("quick_gelu", "gelu")
+    preset = "ViT-B-32-quickgelu" if other == "quick_gelu" else "ViT-B-32"
     whose = "OpenCLIP's" if layout == "openclip" else "OpenAI's"
     warnings.warn(
         f"{file} does not say which activation it was trained with; taken for {assumed!r}, as in "
-        f"{whose} files. If it was {other!r}, name the model: load(path, model='ViT-B-32"
-        f"{'-quickgelu' if other == 'quick_gelu' else ''}').",
+        f"{whose} files. If it was {other!r}, name the model, such as {preset}: "
+        f"load(path, {preset!r}), or --preset={preset}.",
         stacklevel=4,
     )
     return assumed
@@ -237,7 +238,7 @@ def _preprocess(layout, config, built, file, model) -> Preprocess:
     """What the files say of pictures, or the way of the project whose layout it is."""
     image_size, _ = models.input_sizes(built)
     if layout == "vlrep":
-        return Preprocess(image_size, **config["image"])
+        return Preprocess(image_size, frames=models.frames(built), **config["image"])
     if layout == "huggingface":
         path = file.parent / "preprocessor_config.json"
         if path.is_file():
@@ -286,12 +287,16 @@ def _entries(layout, model, shapes) -> list[Entry]:
     if layout == "huggingface":
         found = huggingface.entries(model)
     elif layout == "big_vision":
-        return big_vision.entries(model, list(shapes))
+        found = big_vision.entries(model, list(shapes))
     else:
         found = openclip.entries(model, list(shapes))  # a superset of OpenAI's
-    # PyTorch's projects have these as [] or as [1], in one layout even.
-    forms = {key: "flat" if shapes.get(key) == (1,) else "same" for key in _SCALARS}
-    return [replace(e, form=forms[e.key]) if e.key in forms else e for e in found]
+    # Files have these as [] or as [1], in one layout even.
+    return [
+        replace(e, form="flat" if shapes.get(e.key) == (1,) else "same")
+        if e.path in _SCALARS
+        else e
+        for e in found
+    ]
 
 
 def _ignored(layout, shapes) -> set[str]:
@@ -304,50 +309,14 @@ def _ignored(layout, shapes) -> set[str]:
     return ignored
 
 
-def _read(tensors: Tensors, entries, leaves, file) -> dict:
-    """Our tree, filled from one tensor of theirs after the other."""
-    filled = {path: _aligned(leaf.shape) for path, leaf in leaves.items()}
-    by_key: dict[str, list[Entry]] = {}
-    for entry in entries:
-        by_key.setdefault(entry.key, []).append(entry)
-    not_finite = []
-    for key, parts in by_key.items():
-        theirs = tensors[key].read()
-        for entry in parts:
-            values = entry.read(theirs, leaves[entry.path].shape)
-            filled[entry.path][... if entry.layer is None else entry.layer] = values
-        if not np.isfinite(np.asarray(theirs, np.float32)).all():
-            not_finite.append(key)
-    if not_finite:
-        listing = ", ".join(not_finite[:10]) + (", ..." if len(not_finite) > 10 else "")
-        warnings.warn(
-            f"{file}: {len(not_finite)} of {len(by_key)} tensors hold NaN or infinity: {listing}.",
-            stacklevel=3,
-        )
-    tree: dict = {}
-    for path in list(filled):
-        *parents, last = path.split("/")
-        node = tree
-        for name in parents:
-            node = node.setdefault(name, {})
-        node[last] = filled.pop(path)
-    return tree
-
-
-def _aligned(shape):
-    """An empty float32 array that JAX can take over on CPU: it copies what is not aligned so."""
-    size = 4 * int(np.prod(shape))
-    raw = np.empty(size + 64, np.uint8)
-    start = -raw.ctypes.data % 64
-    return raw[start : start + size].view(np.float32).reshape(shape)
-
-
 def parameter_shapes(model) -> Any:
     """The tree of a model's parameters, as shapes."""
-    image_size, context_length = models.input_sizes(model)
-    images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
+    _, context_length = models.input_sizes(model)
+    images = jax.ShapeDtypeStruct((1, *models.image_shape(model)), jnp.float32)
     tokens = jax.ShapeDtypeStruct((1, context_length), jnp.int32)
-    return jax.eval_shape(model.init, jax.random.key(0), images, tokens)["params"]
+    # The key is made in it too: no device is asked for, so that files are converted without one.
+    drawn = jax.eval_shape(lambda *inputs: model.init(jax.random.key(0), *inputs), images, tokens)
+    return drawn["params"]
 
 
 def by_path(tree) -> dict:
@@ -370,7 +339,7 @@ def _open_workdir(workdir: Path, step: int | None) -> Opened:
         raise ValueError(f"{workdir}: its checkpoint of step {step} is not of its config.model.")
 
     image_size, _ = models.input_sizes(model)
-    preprocess = Preprocess(image_size, **config["image"])
+    preprocess = Preprocess(image_size, frames=models.frames(model), **config["image"])
 
     def read():
         with closing(Checkpoints(workdir, read_only=True)) as checkpoints:

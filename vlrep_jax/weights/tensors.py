@@ -12,8 +12,9 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import ml_dtypes
@@ -39,6 +40,9 @@ _DTYPES = {
     "BOOL": np.bool_,
 }
 
+MAX_HEADER_BYTES = 16 * 2**20  # bigG's is 150 KiB
+# Weights hardly shrink; what does so much more is there to fill the memory.
+MAX_SHRINKING, BOMB_BYTES = 64, 2**30
 
 # What reading a damaged archive raises: encrypted and unknown kinds of members are RuntimeErrors.
 _DAMAGED = (
@@ -54,16 +58,32 @@ def _telling(path, what):
     try:
         yield
     except _DAMAGED as error:
-        raise ValueError(f"{path}: {what} cannot be read: {error}.") from error
+        raise ValueError(f"{path}: {what} cannot be read: {_line(error)}.") from error
+
+
+def _line(error):
+    """What an error says, in one line: it may quote names from the file."""
+    return "".join(c if c.isprintable() else "?" for c in str(error))
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor that has not been read: `read()` gives it as a NumPy array."""
+    """A tensor that has not been read.
+
+    Attributes:
+      shape, dtype: as it is stored.
+      rows: () -> context of a function that gives its next n rows (along the first dimension; a
+        scalar is one row), so that a large tensor need not lie in memory as a whole.
+    """
 
     shape: tuple[int, ...]
     dtype: np.dtype
-    read: Callable[[], np.ndarray]
+    rows: Callable[[], AbstractContextManager[Callable[[int], np.ndarray]]]
+
+    def read(self) -> np.ndarray:
+        """The whole tensor."""
+        with self.rows() as take:
+            return take(self.shape[0] if self.shape else 1).reshape(self.shape)
 
 
 class Tensors(Mapping):
@@ -122,6 +142,9 @@ def open_tensors(path: Path) -> Tensors:
             named = _npz(path, stack)
         else:
             named, torchscript = _torch(path, stack)
+        odd = [name for name in named if not name.isprintable()]
+        if odd:
+            raise ValueError(f"{path} has tensors whose names are no words: {_few(odd)}.")
         return Tensors(path, named, stack.pop_all(), torchscript)
 
 
@@ -163,40 +186,41 @@ def _safetensors(path, stack):
         with safe_open(path, framework="numpy"):
             pass
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is not a whole safetensors file: {error}.") from error
+        raise ValueError(f"{path} is not a whole safetensors file: {_line(error)}.") from error
     file = stack.enter_context(path.open("rb"))
     (size,) = struct.unpack("<Q", file.read(8))
+    if size > MAX_HEADER_BYTES:
+        raise ValueError(f"{path}: its header of {size >> 20} MiB is no model's; it is refused.")
     header = _loads(file.read(size), path)
     header.pop("__metadata__", None)
 
     def tensor(name, entry):
-        shape, (begin, end) = tuple(entry["shape"]), entry["data_offsets"]
+        shape, (begin, _) = tuple(entry["shape"]), entry["data_offsets"]
         dtype = _DTYPES.get(entry["dtype"])
         if dtype is None:
             raise ValueError(f"{path} holds a tensor of dtype {entry['dtype']}, not read here.")
 
         # Read, not mapped as the library would: mapped pages would count as memory in use.
-        def read():
-            with _telling(path, name):
-                file.seek(8 + size + begin)
-                data = np.fromfile(file, np.uint8, end - begin)
-                return data.view(dtype).reshape(shape)
+        @contextmanager
+        def opened():
+            file.seek(8 + size + begin)
+            yield file
 
-        return Tensor(shape, np.dtype(dtype), read)
+        dtype = np.dtype(dtype)
+        return Tensor(shape, dtype, _streamed(opened, shape, dtype, partial(_telling, path, name)))
 
     return {name: tensor(name, entry) for name, entry in header.items()}
 
 
 def _npz(path, stack):
     archive = _zip(path, stack)
+    unpacked = sum(info.file_size for info in archive.infolist())
+    if unpacked > max(BOMB_BYTES, MAX_SHRINKING * path.stat().st_size):
+        raise ValueError(f"{path} would unpack to {unpacked >> 30} GiB; it is refused.")
 
     def tensor(info):
         with _telling(path, info.filename), archive.open(info) as file:
-            major, _ = np.lib.format.read_magic(file)
-            header = np.lib.format.read_array_header_1_0
-            if major > 1:
-                header = np.lib.format.read_array_header_2_0
-            shape, _, dtype = header(file)
+            shape, is_fortran, dtype = _npy_header(file)
             rest = info.file_size - file.tell()
         # bfloat16 has no name in this format: it is written as two bytes of anything.
         stored = np.dtype(ml_dtypes.bfloat16) if dtype == np.dtype("V2") else dtype
@@ -209,13 +233,31 @@ def _npz(path, stack):
         if math.prod(shape) * dtype.itemsize > rest:
             raise ValueError(f"{path}: {info.filename} is shorter than its header says.")
 
+        @contextmanager
+        def opened():
+            with archive.open(info) as file:
+                _npy_header(file)
+                yield file
+
         def read():
-            with _telling(path, info.filename), archive.open(info) as file:
+            with archive.open(info) as file:
                 return np.lib.format.read_array(file, allow_pickle=False).view(stored)
 
-        return Tensor(shape, stored, read)
+        telling = partial(_telling, path, info.filename)
+        if is_fortran:
+            return Tensor(shape, stored, _loaded(read, telling))
+        return Tensor(shape, stored, _streamed(opened, shape, stored, telling))
 
     return {info.filename.removesuffix(".npy"): tensor(info) for info in archive.infolist()}
+
+
+def _npy_header(file):
+    """(shape, whether columns come first, dtype) of an array; its file is then at the values."""
+    major, _ = np.lib.format.read_magic(file)
+    header = np.lib.format.read_array_header_1_0
+    if major > 1:
+        header = np.lib.format.read_array_header_2_0
+    return header(file)
 
 
 def _torch(path, stack):
@@ -229,13 +271,45 @@ def _torch(path, stack):
         state, torchscript = pickles.state_dict(archive)
 
     def tensor(stored):
-        def read():
-            with _telling(path, stored.storage.name):
-                return stored.read(archive)
-
-        return Tensor(stored.shape, stored.dtype, read)
+        telling = partial(_telling, path, stored.storage.name)
+        if stored.is_contiguous:
+            rows = _streamed(lambda: stored.open(archive), stored.shape, stored.dtype, telling)
+        else:
+            rows = _loaded(lambda: stored.read(archive), telling)
+        return Tensor(stored.shape, stored.dtype, rows)
 
     return {name: tensor(stored) for name, stored in state.items()}, torchscript
+
+
+def _streamed(opened, shape, dtype, telling):
+    """`Tensor.rows` of values that lie in order in a file, `opened` at the first of them."""
+    size = math.prod(shape[1:]) * dtype.itemsize
+
+    @contextmanager
+    def rows():
+        with telling(), opened() as file:
+
+            def take(count):
+                data = file.read(count * size)
+                if len(data) < count * size:
+                    raise ValueError("it is shorter than its tensor")
+                return np.frombuffer(data, dtype).reshape(count, *shape[1:])
+
+            yield take
+
+    return rows
+
+
+def _loaded(read, telling):
+    """`Tensor.rows` of values in another order, all read before the first is given."""
+
+    @contextmanager
+    def rows():
+        with telling():
+            left = iter(np.atleast_1d(read()))
+            yield lambda count: np.stack([next(left) for _ in range(count)])
+
+    return rows
 
 
 def _zip(path, stack):
@@ -266,7 +340,7 @@ def _loads(data, path):
     try:
         found = json.loads(data, object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not sound JSON: {error}.") from error
+        raise ValueError(f"{path} is not sound JSON: {_line(error)}.") from error
     if not isinstance(found, dict):
         raise ValueError(f"{path} holds {type(found).__name__}, not an object.")
     return found

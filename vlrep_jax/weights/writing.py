@@ -7,10 +7,12 @@ from vlrep_jax.data import preprocess_files
 from vlrep_jax.data.tokenizers import save_huggingface
 from vlrep_jax.models.coca import CoCa
 from vlrep_jax.models.dual_encoder import DualEncoder
+from vlrep_jax.models.fusion import FusionEncoder
 from vlrep_jax.models.text_to_image import TextToImage
 from vlrep_jax.weights import big_vision, files, huggingface, openai, openclip, own
 from vlrep_jax.weights.mapping import their_shapes, theirs
 from vlrep_jax.weights.reading import by_path
+from vlrep_jax.whole import whole
 from vlrep_jax.workdirs import write_json
 
 
@@ -25,6 +27,8 @@ def write(path: Path, layout: str, pretrained) -> None:
         raise ValueError(f"No other project has a place for a {kind}: dual encoders are written.")
     if isinstance(pretrained.model, TextToImage):
         raise ValueError("No other project has a place for a TextToImage: 'vlrep' has.")
+    if isinstance(pretrained.model, FusionEncoder):
+        raise ValueError(f"The layout {layout!r} has no place for fusion layers; 'vlrep' has.")
     if layout != "openclip" and isinstance(pretrained.model, CoCa):
         raise ValueError(f"The layout {layout!r} has no place for CoCa's decoder; 'openclip' has.")
     write_layout(path, pretrained)
@@ -34,7 +38,7 @@ def _huggingface(path, pretrained):
     model, image = pretrained.model, pretrained.preprocess
     config = huggingface.config(model)
     processor = preprocess_files.to_huggingface(image)
-    with files.whole(path) as part:
+    with whole(path) as part:
         part.mkdir()
         write_json(part / "config.json", config)
         write_json(part / "preprocessor_config.json", processor)
@@ -54,7 +58,7 @@ def _openclip(path, pretrained):
         "model_cfg": openclip.config(model, options),
         "preprocess_cfg": preprocess_files.to_openclip(pretrained.preprocess),
     }
-    with files.whole(path) as part:
+    with whole(path) as part:
         part.mkdir()
         write_json(part / "open_clip_config.json", config)
         if tokenizer is not None:
@@ -75,7 +79,7 @@ def _big_vision(path, pretrained):
 
 def _own(path, pretrained):
     entries = own.entries(by_path(pretrained.params))
-    with files.whole(path) as part:
+    with whole(path) as part:
         part.mkdir()
         write_json(part / own.CONFIG, own.config(pretrained.config))
         if pretrained.tokenizer is not None:
@@ -88,7 +92,7 @@ def _one_file(path, name, entries, pretrained, write_file):
     suffix = Path(name).suffix
     if path.suffix not in ("", suffix):
         raise ValueError(f"{path}: this layout is a {suffix} file; name one, or a directory.")
-    with files.whole(path) as part:
+    with whole(path) as part:
         write_tensors = _tensors(entries, pretrained, write_file)
         if path.suffix:
             write_tensors(part)

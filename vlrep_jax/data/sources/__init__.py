@@ -1,6 +1,7 @@
 """Random-access sources of encoded pictures with captions; `SOURCES` lists them.
 
-A source holds no open file when it is pickled, needs no TensorFlow, and never decodes a picture.
+A source holds no open file when it is pickled, needs no TensorFlow, and never decodes a picture
+(but `Moving`, which composes clips of pictures).
 """
 
 from collections.abc import Sequence
@@ -8,26 +9,43 @@ from collections.abc import Sequence
 import numpy as np
 
 from vlrep_jax.data.sources.emoji import EmojiCaptions
+from vlrep_jax.data.sources.emoji_questions import EmojiQuestions
 from vlrep_jax.data.sources.files import Files
 from vlrep_jax.data.sources.folder import Folder
 from vlrep_jax.data.sources.mixture import Mixture
+from vlrep_jax.data.sources.moving import Moving
 from vlrep_jax.data.sources.pictures import Pictures
 from vlrep_jax.data.sources.sample import Sample
 from vlrep_jax.data.sources.sections import source_of
 from vlrep_jax.data.sources.subset import Subset
 from vlrep_jax.data.sources.tar import Tar
 from vlrep_jax.data.sources.tfds import Tfds
+from vlrep_jax.data.sources.vqa import Vqa
 
-__all__ = ["SOURCES", "EmojiCaptions", "Pictures", "Sample", "Tar", "Tfds", "captions", "source_of"]
+__all__ = [
+    "SOURCES",
+    "EmojiCaptions",
+    "EmojiQuestions",
+    "Pictures",
+    "Sample",
+    "Tar",
+    "Tfds",
+    "Vqa",
+    "captions",
+    "source_of",
+]
 
 SOURCES = {
     "emoji_captions": EmojiCaptions,
+    "emoji_questions": EmojiQuestions,
     "files": Files,
     "folder": Folder,
     "mixture": Mixture,
+    "moving": Moving,
     "subset": Subset,
     "tar": Tar,
     "tfds": Tfds,
+    "vqa": Vqa,
 }
 
 

@@ -14,13 +14,15 @@ from vlrep_jax.data.sources.stores import find, is_remote
 from vlrep_jax.data.sources.tables import CsvRows, JsonRows
 from vlrep_jax.data.sources.values import BadRow, value_at, value_texts, word
 
-# Ending of a file's name -> (path, header, storage_options) -> rows.
+# Ending of a file's name -> (path, storage_options, keywords of CSV) -> rows.
 KINDS = {
-    ".csv": lambda path, header, options: CsvRows(path, ",", header, options),
-    ".tsv": lambda path, header, options: CsvRows(path, "\t", header, options),
-    ".jsonl": lambda path, header, options: JsonRows(path, options),
-    ".ndjson": lambda path, header, options: JsonRows(path, options),
-    ".parquet": lambda path, header, options: ParquetRows(path, options),
+    ".csv": lambda path, stored, csv: CsvRows(path, storage_options=stored, **csv),
+    ".tsv": lambda path, stored, csv: CsvRows(
+        path, storage_options=stored, **csv | {"delimiter": csv["delimiter"] or "\t"}
+    ),
+    ".jsonl": lambda path, stored, csv: JsonRows(path, stored),
+    ".ndjson": lambda path, stored, csv: JsonRows(path, stored),
+    ".parquet": lambda path, stored, csv: ParquetRows(path, stored),
 }
 
 
@@ -42,6 +44,8 @@ class Files:
         root: directory or URL that paths are relative to and stay inside, links included; by
             default the table's own directory. '/' lets them lead anywhere.
         header: names of the columns of CSV and TSV files without a row of them.
+        delimiter: between the fields of CSV and TSV; '' for a comma, in .tsv a tab.
+        quotes: whether fields of CSV and TSV may be quoted; False where a quote is a letter.
         window: samples of Parquet files shuffled together; whole row groups are read.
         storage_options: for fsspec, such as {"endpoint_url": ...}, of tables and pictures.
 
@@ -62,6 +66,8 @@ class Files:
         labels: Mapping[str, str] | None = None,
         root: str = "",
         header: Sequence[str] = (),
+        delimiter: str = "",
+        quotes: bool = True,
         window: int = 8192,
         storage_options: Mapping | None = None,
     ):
@@ -76,7 +82,10 @@ class Files:
             raise ValueError(f"image={image!r} and captions={captions!r} must each name a column.")
         if window < 1:
             raise ValueError(f"window={window} must be at least 1.")
-        self._tables = [_open_table(path, tuple(header), self._options) for path in paths]
+        if len(delimiter) > 1 or delimiter in ('"', "\r", "\n"):
+            raise ValueError(f"delimiter={delimiter!r} must be one letter, such as ';'.")
+        csv = {"delimiter": delimiter, "header": tuple(header), "quotes": quotes}
+        self._tables = [_open_table(path, self._options, csv) for path in paths]
         self._names = _short_names(paths)
         self._roots = [local(root) if root else os.path.dirname(path) for path in paths]
         self._ends = np.cumsum([len(table) for table in self._tables])
@@ -145,6 +154,10 @@ class Files:
             raise BadRow("missing")
         return read_bytes(root, value, self._options)
 
+    def shard_of(self, index):
+        """The table that a row stands in."""
+        return self._names[int(np.searchsorted(self._ends, index, side="right"))]
+
     def key_hashes(self):
         """uint64[n], as `sample.key_hashes`; where no column is the key, no row is read."""
         if not self._key:
@@ -188,12 +201,12 @@ class Files:
         return hashlib.sha256(held.encode()).hexdigest()
 
 
-def _open_table(path, header, options):
+def _open_table(path, storage_options, csv):
     kind = os.path.splitext(path)[1].lower()
     if kind not in KINDS:
         hint = "; a JSON array has to be written as one object a line" if kind == ".json" else ""
         raise ValueError(f"{path} is no table that is known by its name: {[*KINDS]}{hint}.")
-    return KINDS[kind](path, header, options)
+    return KINDS[kind](path, storage_options, csv)
 
 
 def _short_names(paths):
@@ -209,8 +222,13 @@ def _short_names(paths):
 def _find_column(table, path):
     """The column of a table that a dotted path begins with."""
     for name in (path, path.split(".")[0]):
-        if name in table.columns:
+        if table.columns.count(name) > 1:
+            raise ValueError(f"{table.path} has several columns {name!r}; rename all but one.")
+        if name in table.columns or table.holds(name):
             return name
     # A damaged table, or one of another kind, may have any names.
     columns = [name if len(name) < 60 else name[:57] + "..." for name in table.columns[:30]]
-    raise ValueError(f"{table.path} has no column {path!r}; it has {columns}.")
+    other = "; set delimiter to what is between its fields" * (
+        len(columns) == 1 and any(letter in columns[0] for letter in ";\t|")
+    )
+    raise ValueError(f"{table.path} has no column {path!r}; it has {columns}{other}.")

@@ -2,16 +2,20 @@
 
 import hashlib
 import json
+import logging
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from vlrep_jax.data.sources.reading import read_bytes
+from vlrep_jax.data.sources.reading import local, read_bytes
 from vlrep_jax.data.sources.sample import Sample, key_hashes, picture_identity, text
+from vlrep_jax.data.sources.stores import file_system, is_remote, persist
 from vlrep_jax.data.sources.values import BadRow, json_object, value_at, value_texts
 
 PICTURES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 TEXTS = (".txt", ".json")
+_STAMP = ".utf8="  # between a language and its text
+_LOG = logging.getLogger(__name__)
 
 
 class Folder:
@@ -20,19 +24,21 @@ class Folder:
     Attributes:
         skipped: what was left out, by reason: `no_text` (a picture without a text), `no_picture`
             (a text without a picture), `svg` (drawings, which have no pixels), `outside` (a link
-            that leads out of the folder).
+            that leads out of the folder), `unreadable` (a folder that cannot be listed).
 
     Args:
-        path: directory.
+        path: directory, or an fsspec URL of one.
         captions: where a .json holds the text or texts: a dotted path. A .txt is one caption.
         lines: each line of a .txt is a caption of its own.
         language: of texts as Tux Paint's stamps have them, a first line in English and then lines
             such as `de.utf8=...`: "en", "de" or several; '' for any other text.
         identity: "image": pictures of equal bytes are never each other's negatives; '' for no.
+        storage_options: for fsspec, such as {"endpoint_url": ...}.
 
     Raises:
         FileNotFoundError: there is no such directory.
         ValueError: it holds no picture with a text, or options do not fit together.
+        StoreError: a store failed three times, here or when samples are read.
     """
 
     def __init__(
@@ -43,9 +49,10 @@ class Folder:
         lines: bool = False,
         language: str | Sequence[str] = "",
         identity: str = "",
+        storage_options: Mapping | None = None,
     ):
-        self.path = os.path.abspath(os.path.expanduser(path))
-        if not os.path.isdir(self.path):
+        self.path, self._options = local(os.fspath(path)), dict(storage_options or {})
+        if not is_remote(self.path) and not os.path.isdir(self.path):
             raise FileNotFoundError(f"{path} is not a directory; expected a folder of pictures.")
         if identity not in ("", "image"):
             raise ValueError(f"identity={identity!r} must be 'image' or ''.")
@@ -54,11 +61,17 @@ class Folder:
         if lines and self._languages:
             raise ValueError("lines=True does not go with a language, which chooses its line.")
         self._captions, self._lines, self._identity = captions, lines, identity
-        self._pairs, self.skipped, self._content = _find_pairs(self.path)
+        self._pairs, self.skipped, self._content = _find_pairs(self.path, self._options)
         if not self._pairs:
             raise ValueError(
                 f"{path} has no picture ({', '.join(PICTURES)}) with a .txt or .json of the same "
                 f"name beside it; left out: {self.skipped}."
+            )
+        if not self._languages and any(_STAMP in text for text in self[0].captions):
+            _LOG.warning(
+                "%s: texts are in several languages at once, as Tux Paint's stamps are; "
+                "language='en' takes one.",
+                path,
             )
 
     def __len__(self):
@@ -67,8 +80,8 @@ class Folder:
     def __getitem__(self, index):
         name, ending = self._pairs[index]
         try:
-            captions = self._texts(read_bytes(self.path, _stem(name) + ending), ending)
-            picture = read_bytes(self.path, name)
+            captions = self._texts(self._bytes(_stem(name) + ending), ending)
+            picture = self._bytes(name)
         except BadRow as error:
             return Sample(b"", (), _key(name), {}, problem=error.reason)
         identity = picture_identity(picture) if self._identity else ""
@@ -76,6 +89,9 @@ class Folder:
 
     def __getitems__(self, indices):
         return [self[int(index)] for index in indices]
+
+    def _bytes(self, name):
+        return read_bytes(self.path, name, self._options)
 
     def _texts(self, data, ending):
         if ending == ".json":
@@ -99,15 +115,13 @@ class Folder:
         return hashlib.sha256(json.dumps(held).encode()).hexdigest()
 
 
-def _find_pairs(top):
+def _find_pairs(top, storage_options):
     """Sorted (picture's path below top, ending of its text), what was left out, and a hash."""
     pairs, skipped, content = [], Counter(), hashlib.sha256()
-    for folder, below, names in os.walk(top):
-        below.sort()  # any file system lists in an order of its own
-        inside = [name for name in sorted(names) if _is_inside(top, os.path.join(folder, name))]
-        skipped["outside"] += len(names) - len(inside)
+    listed = _listed_in_store(top, storage_options) if is_remote(top) else _listed(top, skipped)
+    for folder, names, size_of in listed:
         endings = {}
-        for name in inside:
+        for name in sorted(names):
             stem, ending = os.path.splitext(name)
             endings.setdefault(stem, []).append(ending)
         for stem, found in sorted(endings.items()):
@@ -120,11 +134,43 @@ def _find_pairs(top):
             else:
                 skipped["no_text"] += len(pictures)
                 continue
-            place = os.path.relpath(os.path.join(folder, stem), top)
+            place = os.path.join(folder, stem)
             pairs.extend((place + ending, text) for ending in pictures)
-            sizes = [os.path.getsize(os.path.join(folder, stem + e)) for e in [*pictures, text]]
+            sizes = [size_of(stem + ending) for ending in [*pictures, text]]
             content.update(f"{place!r} {pictures} {text} {sizes}\n".encode("utf-8", "replace"))
     return pairs, {reason: n for reason, n in skipped.items() if n}, content.hexdigest()
+
+
+def _listed(top, skipped):
+    """(path below top, names of its files, name -> bytes) of each folder, in order."""
+    left = [""]
+    while left:
+        path = left.pop()
+        folder = os.path.join(top, path)
+        try:
+            entries = list(os.scandir(folder))
+        except OSError:
+            skipped["unreadable"] += 1
+            continue
+        names = [entry.name for entry in entries if not entry.is_dir()]
+        inside = [name for name in names if _is_inside(top, os.path.join(folder, name))]
+        skipped["outside"] += len(names) - len(inside)
+        yield path, inside, lambda name, folder=folder: os.path.getsize(os.path.join(folder, name))
+        # Any file system lists in an order of its own; os.walk's depth is that of Python's stack.
+        below = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+        left.extend(os.path.join(path, name) for name in sorted(below, reverse=True))
+
+
+def _listed_in_store(top, storage_options):
+    """As `_listed`; a store follows no links."""
+    system = file_system(top, storage_options)
+    root = system._strip_protocol(top).rstrip("/")
+    folders = {}
+    for path, info in persist(top, lambda: system.find(root, detail=True)).items():
+        folder, _, name = path[len(root) + 1 :].rpartition("/")
+        folders.setdefault(folder, {})[name] = int(info["size"])
+    for folder in sorted(folders, key=lambda path: path.split("/")):
+        yield folder, folders[folder], folders[folder].__getitem__
 
 
 def _is_inside(top, path):
@@ -138,7 +184,7 @@ def _translations(lines, languages):
     """The texts that a stamp has in each language; '' is none."""
     held = {"en": lines[0] if lines else ""}
     for line in lines[1:]:
-        language, equals, text = line.partition(".utf8=")
+        language, equals, text = line.partition(_STAMP)
         if equals:
             held[language] = text
     return tuple(held[language].strip() for language in languages if held.get(language, "").strip())

@@ -12,7 +12,7 @@ import numpy as np
 
 from vlrep_jax.build import check_options, check_types, plain
 from vlrep_jax.data.caption_choice import CAPTIONS, of_source
-from vlrep_jax.data.sources.sample import PICTURE_IDENTITY
+from vlrep_jax.data.sources.sample import PICTURE_IDENTITY, shard_of
 from vlrep_jax.data.sources.sections import open_section
 
 _LOG = logging.getLogger(__name__)
@@ -90,6 +90,13 @@ class Mixture:
             for place, sample in zip(places, part.__getitems__(own.tolist()), strict=True):
                 found[place] = _named(self.names[number], sample)
         return found
+
+    def shard_of(self, index):
+        """As the part says, behind its name."""
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        part = self._parts[number]
+        own = int(index - (self._ends[number] - len(part)))
+        return f"{self.names[number]}/{shard_of(part, own, part[own])}".rstrip("/")
 
     def order(self, seed):
         """As `order.order`: the parts' own orders, interleaved by weight."""

@@ -40,6 +40,15 @@ def key_digest(key: bytes):
     return hashlib.blake2b(key, digest_size=8).digest()
 
 
+def shard_of(source, index: int, sample: Sample) -> str:
+    """Where a sample lies, for a word on what is broken: a file, or a directory.
+
+    A source may say itself, `shard_of(index) -> str`; else it is the directory of the key.
+    """
+    own = getattr(source, "shard_of", None)
+    return str(own(index)) if own is not None else sample.key.rpartition("/")[0]
+
+
 PICTURE_IDENTITY = "picture:"
 
 

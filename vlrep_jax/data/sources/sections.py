@@ -7,7 +7,9 @@ from pathlib import Path
 from vlrep_jax.build import build, plain
 from vlrep_jax.data.sources.files import KINDS
 from vlrep_jax.data.sources.folder import PICTURES
-from vlrep_jax.data.sources.stores import is_remote
+from vlrep_jax.data.sources.stores import is_remote, local_path
+
+COMPRESSED = (".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip")
 
 
 def open_section(section: Mapping):
@@ -30,7 +32,8 @@ def source_of(path: str, **options) -> dict:
 
     Args:
         path: a TFDS directory (or one up to two levels above it), a folder of pictures, a
-            directory of Parquet files or tar shards, a table, or a pattern of tables or shards.
+            directory of Parquet files or tar shards, a table, or a pattern of tables or shards; or
+            a URL, which without an ending is that of a folder of pictures.
         options: of the source.
 
     Raises:
@@ -43,11 +46,19 @@ def source_of(path: str, **options) -> dict:
         return {"name": "files", "path": name, **options}
     if ending == ".tar":
         return {"name": "tar", "path": name, **options}
+    if ending in COMPRESSED:
+        raise ValueError(
+            f"{name} is compressed, and then nothing in it can be read by its place: unpack it "
+            "once; pictures are compressed already."
+        )
+    if is_remote(name) and not ending:
+        return {"name": "folder", "path": name, **options}
     if is_remote(name):
         raise ValueError(
-            f"{name}: a URL has to end in {', '.join([*KINDS, '.tar'])}; patterns such as *.tar do."
+            f"{name}: a URL has to end in {', '.join([*KINDS, '.tar'])}, as patterns such as *.tar "
+            "do, or to be that of a folder of pictures."
         )
-    found = Path(name).expanduser()
+    found = Path(local_path(name))
     if found.is_dir():
         return {**_directory(found), **options}
     if not found.exists() and not any(letter in name for letter in "*?[{"):

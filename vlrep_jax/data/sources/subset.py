@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vlrep_jax.data.sources.sample import key_hashes
+from vlrep_jax.data.sources.sample import key_hashes, shard_of
 from vlrep_jax.data.sources.sections import open_section
 
 _LOG = logging.getLogger(__name__)
@@ -90,6 +90,11 @@ class Subset:
 
     def __getitems__(self, indices):
         return self._source.__getitems__([int(self._numbers[int(index)]) for index in indices])
+
+    def shard_of(self, index):
+        """As the source says."""
+        number = int(self._numbers[index])
+        return shard_of(self._source, number, self._source[number])
 
     def key_hashes(self):
         """uint64[n], as `sample.key_hashes`."""

@@ -5,6 +5,7 @@ One pass notes where every `STRIDE`th row begins; a row is then parsed when it i
 
 import csv
 import io
+import json
 import zlib
 from array import array
 
@@ -58,6 +59,10 @@ class TextRows:
     def __len__(self):
         return self._count
 
+    def holds(self, name):
+        """Whether a column that is none of `columns` is there all the same."""
+        return False
+
     def rows(self, indices, columns):
         """The rows of ascending numbers, each a mapping by column, or a BadRow.
 
@@ -101,8 +106,9 @@ class CsvRows(TextRows):
 
     Args:
         path: file or URL, UTF-8.
-        delimiter: between two fields.
+        delimiter: between two fields; '' is a comma.
         header: names of the columns of a file that has none; () where the first row names them.
+        quotes: whether a field may be quoted; else a quote is a letter as any other.
         storage_options: for fsspec.
 
     Raises:
@@ -111,8 +117,12 @@ class CsvRows(TextRows):
             limit, which an unclosed quote makes likely.
     """
 
-    def __init__(self, path, delimiter, header=(), storage_options=None):
-        self._delimiter, self.columns = delimiter, tuple(header)
+    def __init__(self, path, delimiter="", header=(), quotes=True, storage_options=None):
+        self._rules = {
+            "delimiter": delimiter or ",",
+            "quoting": csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE,
+        }
+        self.columns = tuple(header)
         super().__init__(path, storage_options)
 
     def _head(self, file):
@@ -139,7 +149,7 @@ class CsvRows(TextRows):
                 lines.append(line)
                 yield line
 
-        records, begin = csv.reader(feed(), delimiter=self._delimiter), file.tell()
+        records, begin = csv.reader(feed(), **self._rules), file.tell()
         while True:
             try:
                 row = next(records, None)
@@ -158,18 +168,23 @@ class CsvRows(TextRows):
     def _split(self, raw):
         # Bytes that are not UTF-8 survive as surrogates, as they do in file names.
         text = io.StringIO(raw.decode("utf-8", "surrogateescape"), newline="")
-        return [row for row in csv.reader(text, delimiter=self._delimiter) if not _blank(row)]
+        return [row for row in csv.reader(text, **self._rules) if not _blank(row)]
 
     def _row(self, fields):
         if len(fields) != len(self.columns):
             return BadRow("columns")
         return dict(zip(self.columns, fields, strict=True))
 
+    def fingerprint(self):
+        """As of all tables, and of how fields are told apart."""
+        return [*super().fingerprint(), self._rules]
+
 
 class JsonRows(TextRows):
     """JSON lines: one object a line, UTF-8.
 
-    The columns are the keys of the first hundred rows. Arguments and errors as `CsvRows`.
+    `columns` are the keys of the first hundred rows, and those asked for that only later ones
+    have. Arguments and errors as `CsvRows`.
     """
 
     def _head(self, file):
@@ -184,6 +199,19 @@ class JsonRows(TextRows):
         if not seen:
             raise ValueError(f"{self.path} has no row that is a JSON object.")
         self.columns = tuple(seen)
+
+    def holds(self, name):
+        """Whether any row has this key, however late; it is a column from then on."""
+        begun = name.isascii() and json.dumps(name).encode()
+        with open_binary(self.path, self._options, _BLOCK) as file:
+            file.seek(self._begin)
+            for line, _ in self._records(file):
+                if not begun or begun in line or b"\\u" in line:
+                    row = self._row(line)
+                    if isinstance(row, dict) and name in row:
+                        self.columns += (name,)
+                        return True
+        return False
 
     def _records(self, file):
         while line := file.readline(_LONGEST):

@@ -203,9 +203,10 @@ class Tar:
         return np.array(self._index.rows["key"])
 
     def fingerprint(self):
-        """Stable hash of the shards' names, sizes and counts, the fields and the order."""
+        """Stable hash of the shards' names and sizes, the samples' keys and places, the fields and
+        the order."""
         shards = [[name, size, count] for name, size, _, count, _ in self._index.shards]
-        held = [shards, self._layout, self._fields, self._window, self._lanes]
+        held = [shards, self._index.rows_crc, self._layout, self._fields, self._window, self._lanes]
         return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()
 
     def __getstate__(self):

@@ -55,6 +55,7 @@ class Index:
     Attributes:
         path: of the file.
         digest: of its contents; another build has another.
+        rows_crc: checksum of the rows; the same shards have the same whenever they are indexed.
         rows: ROW[n].
         first: int64[s + 1], the number of each shard's first sample, and n.
         shards: list of (name, size, stamp, samples, skipped).
@@ -84,7 +85,7 @@ class Index:
             self.rows = np.memmap(file, ROW, "r", _ROWS_AT, (count,)) if count else np.empty(0, ROW)
         if self.rows.nbytes <= checked_bytes and zlib.crc32(self.rows.data) != rows_crc:
             raise ValueError(f"{path} is damaged.")
-        self.digest = hashlib.sha256(head).hexdigest()
+        self.digest, self.rows_crc = hashlib.sha256(head).hexdigest(), rows_crc
         about = json.loads(text)
         self.layout, self.shards = about["layout"], about["shards"]
         counts = [samples for _, _, _, samples, _ in self.shards]

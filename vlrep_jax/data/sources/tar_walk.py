@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vlrep_jax.data.sources.reading import MAX_BYTES
 from vlrep_jax.data.sources.sample import key_digest
 from vlrep_jax.data.sources.tar_members import BLOCK, COMPRESSED, Damaged, members
 
@@ -31,7 +32,6 @@ ROW = np.dtype(
     ]
 )
 _PACK = struct.Struct("<8s7I").pack
-_MAX_BYTES = 2**32 - 1
 _MAX_OFFSET = BLOCK * (2**32 - 1)  # 2 TiB
 _NOWHERE = (0, 0)
 _FEW = 4  # shards for which no process is started
@@ -117,7 +117,7 @@ def walk(read, size, name, layout, **blocks):
             role = roles.get(path[dot + 1 :].lower())
             if role is None:
                 continue
-            if length > _MAX_BYTES or data > _MAX_OFFSET:
+            if length > MAX_BYTES or data > _MAX_OFFSET:
                 skipped["too_large"] += 1
             elif role in others or role == best:
                 skipped["duplicate_member"] += 1

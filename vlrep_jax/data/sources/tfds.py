@@ -16,6 +16,7 @@ from vlrep_jax.data.sources.sample import (
     text,
     texts,
 )
+from vlrep_jax.data.sources.stores import is_remote, local_path
 
 _CHUNK = 1024
 
@@ -40,7 +41,8 @@ class Tfds:
 
     Raises:
         FileNotFoundError: there is no prepared data set at `path`.
-        ValueError: it has no such split or feature, or is not ArrayRecord.
+        ValueError: it has no such split or feature, its captions are no texts, or it is not
+            ArrayRecord.
     """
 
     def __init__(
@@ -65,7 +67,12 @@ class Tfds:
             )
         if dataset:
             path = _named_directory(dataset, data_dir)
-        self.path = _version_directory(Path(path).expanduser().absolute())
+        if is_remote(os.fspath(path)):
+            raise ValueError(
+                f"{path}: ArrayRecord is read from local disks; mount the store, or copy the data "
+                "set once."
+            )
+        self.path = _version_directory(Path(local_path(os.fspath(path))))
         self.split = split
         self._paths = {"image": image, "captions": captions}
         self._paths |= {"key": key} if key else {}
@@ -95,11 +102,17 @@ class Tfds:
         picture = self._paths["image"]
         if not isinstance(_feature(builder.info.features, picture), tfds.features.Image):
             raise ValueError(f"{picture!r} of {self.path} is not an image feature.")
+        _check_texts(builder.info.features, self._paths["captions"], self.path)
         self.name = f"{builder.info.name}/{builder.info.version}"
+        whole = builder.info.splits[self.split.split("[")[0]]
+        self._content = [whole.num_bytes, whole.shard_lengths]
         # Only what is asked for is parsed, and the picture stays encoded: five times faster.
         features = _subset(builder.info.features, _nested(dict.fromkeys(wanted)))
         decoders = _nested({self._paths["image"]: tfds.decode.SkipDecoding()})
         raw = tfds.decode.DeserializeMethod.RAW_BYTES
+        parts = builder.info.splits[self.split].file_instructions
+        self._files = [os.fspath(part.filename) for part in parts]
+        self._ends = np.cumsum([part.take for part in parts])
         records = builder.as_data_source(self.split, deserialize_method=raw)
         return records, lambda record: features.deserialize_example_np(record, decoders=decoders)
 
@@ -110,9 +123,31 @@ class Tfds:
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices):
+        """Samples by number; of a damaged or absent file they have a problem."""
         indices = [int(index) for index in indices]
-        records = self._records.__getitems__(indices)
-        return [self._sample(i, self._parse(r)) for i, r in zip(indices, records, strict=True)]
+        records = self._read(indices)
+        return [self._checked(i, record) for i, record in zip(indices, records, strict=True)]
+
+    def _read(self, indices):
+        """The record of each index; None for one that cannot be read."""
+        try:
+            return self._records.__getitems__(indices)
+        except RuntimeError:  # all that array_record says of a file; one record spoils all
+            if len(indices) == 1:
+                return [None]
+            return [record for index in indices for record in self._read([index])]
+
+    def _checked(self, index, record):
+        try:
+            example = self._parse(record)
+        except Exception:  # of protobuf, or of features that are not there
+            problem = "corrupt" if os.path.exists(self.shard_of(index)) else "missing"
+            return Sample(b"", (), f"#{index}", {}, problem=problem)
+        return self._sample(index, example)
+
+    def shard_of(self, index):
+        """The file that a sample lies in."""
+        return self._files[np.searchsorted(self._ends, index, "right")]
 
     def _sample(self, index, example):
         key = text(_at(example, self._paths["key"])) if "key" in self._paths else str(index)
@@ -136,8 +171,8 @@ class Tfds:
         return np.concatenate([np.zeros(0, np.uint64), *hashes])
 
     def fingerprint(self):
-        """Stable hash of the data set's name, version, split, size and feature mapping."""
-        held = [self.name, self.split, len(self), self._paths, self._labels]
+        """Stable hash of the data set's name, version, split, sizes and feature mapping."""
+        held = [self.name, self.split, len(self), self._content, self._paths, self._labels]
         held += [self._identity] if self._identity else []
         return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()
 
@@ -194,6 +229,18 @@ def _feature(features, path):
     for name in path.split("."):
         features = getattr(features, "feature", features)[name]
     return features
+
+
+def _check_texts(features, path, where):
+    """Refuses captions that would be numbers, or whole mappings as Python writes them."""
+    feature = _feature(features, path)
+    while hasattr(feature, "feature"):  # a Sequence wraps its element
+        feature = feature.feature
+    if hasattr(feature, "keys"):
+        inner = ", ".join(repr(f"{path}.{name}") for name in sorted(feature.keys()))
+        raise ValueError(f"captions={path!r} of {where} holds several features; name one: {inner}.")
+    if feature.np_dtype not in (object, str, bytes, np.str_):
+        raise ValueError(f"captions={path!r} of {where} is no text: {feature!r}.")
 
 
 def _named_directory(dataset, data_dir):

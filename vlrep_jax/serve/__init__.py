@@ -1,0 +1,1 @@
+"""`vlrep serve`: an index in the browser and by HTTP. It needs the extra `serve`."""
