@@ -136,11 +136,13 @@ def _direct(spread):
     return decode
 
 
-def learned(pretrained, *, rate: float = 0.05) -> Generator:
+def learned(pretrained, *, rate: float = 0.01) -> Generator:
     """The generator of a trained GAN; its latent is noise and a text embedding, both free to move.
 
     Args:
       pretrained: as `weights.load` gives it, of a run of `configs/generator_gan.py`.
+      rate: a step's length in each coordinate, of which both kinds have about 1. Descent that goes
+        far from where it begins leaves what the generator has learned to draw.
 
     Raises:
       ValueError: it is a model without a generator.
@@ -154,7 +156,8 @@ def learned(pretrained, *, rate: float = 0.05) -> Generator:
 
     def init(key, texts):
         noise = jax.random.normal(key, (len(texts), model.generator.noise_dim))
-        return {"noise": noise, "text": jnp.asarray(pretrained.encode_text(texts))}
+        text = jnp.asarray(pretrained.encode_text(texts))
+        return {"noise": noise, "text": text * text.shape[-1] ** 0.5}
 
     def decode(params, latent):
         text = l2_normalize(latent["text"])
