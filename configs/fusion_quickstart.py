@@ -32,9 +32,14 @@ def get_config():
     }
     config.matching_weight = 1.0
     config.captioning_weight = 1.0
+    config.batch_size = 64
     config.steps = 300
     config.eval_every = config.checkpoint_every = 300
     # The same pictures by the towers alone and ranked again.
     for name in ("unseen", "unseen_motifs", "unseen_openmoji"):
-        config.evals[f"{name}_again"] = {"name": "rerank", "source": config.evals[name].source}
+        config.evals[f"{name}_again"] = {
+            "name": "rerank",
+            "source": config.evals[name].source,
+            "depth": 10,
+        }
     return config
