@@ -1,6 +1,7 @@
 """Wrong options of sources as a newcomer sets them: one clear line, never a traceback."""
 
 import inspect
+import json
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,9 @@ WRONG = {
     | {"index_dir": 1, "window": "9", "lanes": 2.0, "cache_bytes": "1", "path": {}},
     "tfds": NO_TEXT | {"split": 1, "dataset": 1, "data_dir": 1},
     "emoji_captions": {"data_dir": 1, "split": 1, "twemoji_repeats": "2"},
+    "emoji_questions": {"data_dir": 1, "split": 1},
+    "moving": {"source": "x", "frames": "8", "side": 2.5},
+    "vqa": {"questions": 5, "images": 5, "annotations": 5, "image": 5},
 }
 
 
@@ -55,8 +59,19 @@ def sections(tmp_path_factory):
         {"name": "tar", "path": shards(folder / "shards", 2, 4)},
         {"name": "tfds", "path": str(folder / "prepared")},
         {"name": "emoji_captions", "data_dir": str(folder / "none"), "split": "train"},
+        {"name": "emoji_questions", "data_dir": str(folder / "none"), "split": "train"},
+        {"name": "moving", "source": table},
+        {"name": "vqa", "questions": str(_questions(folder)), "images": str(folder)},
     ]
     return {section["name"]: section for section in made}
+
+
+def _questions(folder):
+    asked = {"question_id": 1, "image_id": 1, "question": "what is this?"}
+    (folder / "questions.json").write_text(
+        json.dumps({"data_subtype": "val", "questions": [asked]}), encoding="utf-8"
+    )
+    return folder / "questions.json"
 
 
 def test_every_source_is_tried(sections):
@@ -69,7 +84,7 @@ def test_any_value_of_any_option_works_or_ends_in_one_line(name, sections, tmp_p
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     for option in inspect.signature(SOURCES[name]).parameters:
         for value in VALUES:
-            if name == "emoji_captions" and not isinstance(value, bytes | list | dict):
+            if name.startswith("emoji_") and not isinstance(value, bytes | list | dict):
                 continue  # it would be prepared, in any folder
             try:
                 source = build(SOURCES, sections[name] | {option: value}, "source")

@@ -272,7 +272,8 @@ def test_a_tower_gives_its_tokens_beside_its_features():
         module = tower(name, **changed)
         params = drawn(module, inputs)
         features, tokens = apply(partial(module.apply, with_tokens=True), params, inputs)
-        np.testing.assert_array_equal(features, apply(module, params, inputs))
+        # Without tokens the last layer is computed where it is read, with products of other shapes.
+        np.testing.assert_allclose(features, apply(module, params, inputs), rtol=1e-5, atol=1e-6)
         assert tokens.shape == shape
         assert len(np.unique(np.asarray(tokens).round(5), axis=1)[0]) == shape[1]
 

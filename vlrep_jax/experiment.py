@@ -328,12 +328,6 @@ def _check_parts(config, model, params):
                 "A generator draws from the text embeddings of a trained model, which stays as it "
                 "is: set config.init_from=PATH, and config.freeze=('image/.*', 'text/.*', ...)."
             )
-        for part in (model.generator, model.discriminator):
-            if part.image_size != model.image.image_size:
-                raise ValueError(
-                    f"{type(part).__name__} has image_size={part.image_size}, but pictures are "
-                    f"made at the image tower's {model.image.image_size}: set it to the same."
-                )
         if config.chunks > 1 or any(config.microbatch.values()):
             raise ValueError(
                 "A generator trains on the whole batch: with config.chunks=1 and config.microbatch "

@@ -179,6 +179,7 @@ class Session:
         self.counts = dict(data["counts"])
         self.skipped.restore(data.get("skipped", self.fresh["skipped"]))
         self.clock.lap("set-up")
+        self.begun = self.start_step
         self.interval, self.paced = Interval(self.start_step, self.clock), self.start_step + 1
         if self.is_writer:
             self.ledger = goodput.Ledger(

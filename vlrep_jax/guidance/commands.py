@@ -16,7 +16,7 @@ from vlrep_jax.guidance.loop import guide
 from vlrep_jax.guidance.pictures import grid, levels, read_mask, read_picture, save_animation
 from vlrep_jax.guidance.targets import Guide
 from vlrep_jax.metrics import Progress
-from vlrep_jax.weights.files import whole
+from vlrep_jax.whole import whole
 from vlrep_jax.workdirs import write_json
 
 # Of an animation, at most, and least pixels of a picture's side in it: it is to stay small.

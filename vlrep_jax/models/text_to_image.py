@@ -116,6 +116,9 @@ class TextToImage(DualEncoder):
       image, text, scale_init, bias_init: as in `DualEncoder`.
       generator, discriminator: modules called as generator(noise, text embeddings) and
         discriminator(pictures, text embeddings).
+
+    Raises:
+      ValueError: from `init`, where their pictures are of another size than the image tower's.
     """
 
     generator: nn.Module = None
@@ -132,6 +135,12 @@ class TextToImage(DualEncoder):
     def __call__(self, images, tokens, *, train=False):
         out = super().__call__(images, tokens, train=train)
         if self.is_initializing():
+            for part in (self.generator, self.discriminator):
+                if part.image_size != self.image.image_size:
+                    raise ValueError(
+                        f"{type(part).__name__} has image_size={part.image_size}, but pictures are "
+                        f"made at the image tower's {self.image.image_size}: set it to the same."
+                    )
             noise = jnp.zeros((len(tokens), self.generator.noise_dim))
             self.judge(self.draw(noise, out.text), out.text)
         return out
