@@ -103,7 +103,7 @@ class Soak:
     def __init__(self, folder, seed):
         self.workdir, self.cache = folder / "run", folder / "programs"
         self.rng, self.done = np.random.default_rng(seed), collections.Counter()
-        self.growth = []  # of each quiet stretch and process: (seconds, first, last)
+        self.growth = []  # of each quiet stretch and process: (seconds, used early, used late)
 
     def step(self):
         """The last step that was written down."""
@@ -131,9 +131,12 @@ class Soak:
                 freeze_at = until
             time.sleep(0.5)
         for own in samples.values():
-            # What is compiled and allocated once comes at first.
-            first, last = own[len(own) // 3], own[-1]
-            self.growth.append((last[0] - first[0], first[1:], last[1:]))
+            # What is compiled and allocated once comes at first. A save in flight holds memory,
+            # files and threads for its time: what is never given back shows in the least of many.
+            third = len(own) // 3
+            early, late = (np.array(part) for part in (own[third : 2 * third], own[2 * third :]))
+            seconds = late[-1, 0] - early[0, 0]
+            self.growth.append((seconds, early[:, 1:].min(0), late[:, 1:].min(0)))
 
     def freeze(self, launched, seconds):
         pid = int(self.rng.choice(launched.children()))
@@ -208,8 +211,8 @@ def main(seconds, quiet_s, seed, folder):
         "MiB at first, at last, in s": [
             (round(first[0]), round(last[0]), round(s)) for s, first, last in soak.growth
         ],
-        "more open files": max(last[1] - first[1] for _, first, last in soak.growth),
-        "more threads": max(last[2] - first[2] for _, first, last in soak.growth),
+        "more open files": int(max(last[1] - first[1] for _, first, last in soak.growth)),
+        "more threads": int(max(last[2] - first[2] for _, first, last in soak.growth)),
     }
 
 
