@@ -24,6 +24,7 @@ INSTALL = [
     "pillow>=12,<14",
     "rich>=14,<16",
     "safetensors>=0.5,<0.9",
+    "scikit-learn>=1.7,<2",
     "sentencepiece>=0.2.1,<0.3",
     "tensorflow-datasets>=4.9.10,<5",
     "tokenizers>=0.22,<0.24",

@@ -10,9 +10,16 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from vlrep_jax.evals.answering import answering
+from vlrep_jax.evals.calibration import expected_calibration_error
 from vlrep_jax.evals.rerank import rerank
 from vlrep_jax.evals.retrieval import chance, retrieval
-from vlrep_jax.evals.zero_shot import accuracy, class_embeddings, per_class_accuracy, predict
+from vlrep_jax.evals.zero_shot import (
+    accuracy,
+    class_embeddings,
+    confidence,
+    per_class_accuracy,
+    predict,
+)
 
 
 class Encoder(Protocol):
@@ -26,6 +33,9 @@ class Encoder(Protocol):
 
     def texts(self, texts: Sequence[str]) -> np.ndarray:
         """Embeds strings, one row each."""
+
+    def scale(self) -> float:
+        """Of similarities as logits, 1 / temperature."""
 
 
 class ClassSet(Protocol):
@@ -133,8 +143,9 @@ def evaluate_zero_shot(encoder, data, *, sets, image=None, chunk=1024, mesh=None
       chunk, mesh: as in `zero_shot.zero_shot`.
 
     Returns:
-      `top1`, the mean over the sets, and each set's metrics as `SET/top1` and so on; details:
-      `image`, and `sets`: for each one `class_names`, `labels` int32[n], `predictions` int32[n, 5]
+      `top1`, the mean over the sets, and each set's metrics as `SET/top1` and so on, with `ece`,
+      the expected calibration error at the model's own temperature; details: `image`, and `sets`:
+      for each one `class_names`, `labels` int32[n], `predictions` int32[n, 5]
       (`zero_shot.confusion` counts them) and `per_class` float64[c] as `per_class_accuracy`.
 
     Raises:
@@ -150,6 +161,10 @@ def evaluate_zero_shot(encoder, data, *, sets, image=None, chunk=1024, mesh=None
         embeddings = class_embeddings(encoder.texts, classes.class_names, classes.templates)
         predictions = predict(image, embeddings, chunk=chunk, mesh=mesh)
         scores = accuracy(predictions, classes.labels, len(embeddings))
+        known = np.asarray(classes.labels) >= 0
+        sure = confidence(image[known], embeddings, encoder.scale(), chunk=chunk)
+        right = (predictions[:, 0] == classes.labels)[known]
+        scores["ece"] = expected_calibration_error(sure, right)
         metrics |= {f"{name}/{key}": value for key, value in scores.items()}
         details[name] = dict(
             class_names=list(classes.class_names),
