@@ -27,7 +27,8 @@ class Comparison(NamedTuple):
 
     Attributes:
       about: `data`, `shifted`, `classes` (label -> names), `templates`, `pictures` by split,
-        `options`, and `left_out`: why suites were not run.
+        `commonest` by split (the accuracy of always giving its commonest class), `options`, and
+      `left_out`: why suites were not run.
       models: of each `name`, `path`, `unreadable` by split, `metrics` by suite and `details` by
         suite.
     """
@@ -97,6 +98,7 @@ def compare(
         "classes": {label: list(own) for label, own in zip(data.classes, named, strict=True)},
         "templates": list(templates),
         "pictures": {split: len(one.source) for split, one in splits.items()},
+        "commonest": _commonest(splits) if "classes" in needs else {},
         "options": options._asdict(),
         "left_out": left_out,
     }
@@ -165,6 +167,18 @@ def _renumbered(shifted, classes):
     moved = shifted.splits["test"]
     number = np.array([*map(classes.index, shifted.classes), -1], np.int32)  # -1 stays -1
     return moved._replace(labels=number[moved.labels])
+
+
+def _commonest(splits):
+    """Of the splits that are tested."""
+    found = {}
+    for name in ("test", "shifted"):
+        if name in splits:
+            counts = np.bincount(splits[name].labels[splits[name].labels >= 0])
+            if not counts.sum():
+                raise ValueError(f"no picture of the {name} split has a label.")
+            found[name] = float(counts.max() / counts.sum())
+    return found
 
 
 def _check_models(paths, texts):

@@ -43,8 +43,14 @@ def write(comparison: Comparison, out: str | Path) -> list[Path]:
 
 
 def rows(comparison: Comparison) -> list[tuple[str, list[str]]]:
-    """(what was measured, its value of each model), in percent but for median ranks."""
+    """(what was measured, its value of each model), in percent but for median ranks.
+
+    First, what always giving the commonest class would score.
+    """
     found = {}
+    for split, share in comparison.about["commonest"].items():
+        shifted = ", shifted" if split == "shifted" else ""
+        found[f"commonest class, top-1{shifted}"] = [f"{100 * share:.1f}"] * len(comparison.models)
     for place, model in enumerate(comparison.models):
         for suite, metrics in model["metrics"].items():
             for name, value in metrics.items():
