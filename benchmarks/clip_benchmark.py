@@ -10,7 +10,8 @@ pictures in SETS. PACKAGES is a directory with what only clip_benchmark needs, m
 pip install --target PACKAGES --no-deps clip_benchmark==1.6.2 webdataset braceexpand \\
     pycocoevalcap pycocotools 'numpy<2.4'
 
-beside the extras `parity` and `quickstart` (its accuracy fails with NumPy 2.4). Exits with 1 where figures differ by over 0.1 point.
+beside the extras `parity` and `quickstart`; its accuracy fails with NumPy 2.4. Exits with 1 where
+figures differ by over 0.1 point.
 """
 
 import io
