@@ -6,10 +6,14 @@ import json
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from emoji_data import flat
+from emoji_data import ListSource, flat
 
 from vlrep_jax.data.class_files import names_of, read_templates
 from vlrep_jax.data.labelled import open_labelled
+from vlrep_jax.data.preprocess import Preprocess
+from vlrep_jax.data.sources import Sample
+from vlrep_jax.evals import class_sets
+from vlrep_jax.evaluation import EvalData
 
 PNG = flat(90)
 
@@ -232,3 +236,22 @@ def test_templates(tmp_path):
 def test_a_label_below_zero_is_none(tmp_path):
     path = table(tmp_path / "t.csv", [("path", "label"), ("a", ""), ("b", "x")])
     np.testing.assert_array_equal(open_labelled(path).splits["test"].labels, [-1, 0])
+
+
+def test_a_training_classifies_by_files_of_names_and_templates(tmp_path):
+    (tmp_path / "names.json").write_text('{"n1": ["cat", "kitty"], "n2": "dog"}')
+    (tmp_path / "templates.txt").write_text("a {}\n")
+    labels = ["n2", None, "n1"]
+    source = ListSource([Sample(PNG, (), str(i), {"kind": x}) for i, x in enumerate(labels)])
+    data = EvalData(source, preprocess=Preprocess(8), batch_size=3)
+    files = {"classes": tmp_path / "names.json", "templates": tmp_path / "templates.txt"}
+    which = {"name": "pets", "label": "kind", **files}
+    found = data.class_set(which)
+    assert found.class_names == (("cat", "kitty"), ("dog",)) and found.templates == ("a {}",)
+    assert found.labels.tolist() == [1, -1, 0]
+    assert class_sets(["group", which]) == {"group": "group", "pets": which}
+    for sets in ([{"label": "kind"}], ["a", "a"]):
+        with pytest.raises(ValueError, match="needs one of its own"):
+            class_sets(sets)
+    with pytest.raises(ValueError, match="no label 'label'"):
+        data.class_set({"name": "pets"})
