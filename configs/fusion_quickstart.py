@@ -41,5 +41,6 @@ def get_config():
             "name": "rerank",
             "source": config.evals[name].source,
             "depth": 10,
+            "captions": 0.2,
         }
     return config

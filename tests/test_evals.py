@@ -267,6 +267,20 @@ def test_what_lies_below_the_depth_keeps_its_place():
     assert {name: metrics[name] for name in RETRIEVAL} == RETRIEVAL
 
 
+def test_likelihoods_of_texts_rank_pictures_not_texts():
+    encoder, options = Words(), dict(ks=(1,), depth=4)
+
+    def judge(image_tokens, text_tokens, images, texts):  # everything likelier of later pictures
+        return np.stack([np.zeros(len(images)), 1e3 * images], axis=1)
+
+    encoder.judge = judge
+    order = EVALS["rerank"](encoder, Squares(), **options).details["order"]
+    assert (order["text_to_image"] == [3, 2, 1, 0]).all()
+    plain = EVALS["rerank"](encoder, Squares(), captions=0.0, **options).details["order"]
+    np.testing.assert_array_equal(order["image_to_text"], plain["image_to_text"])
+    assert (plain["text_to_image"] != [3, 2, 1, 0]).any()
+
+
 def test_a_diverged_judge_is_an_error():
     encoder = Words()
     encoder.judge = lambda *pairs: np.full((len(pairs[-1]), 1), np.nan)

@@ -130,6 +130,7 @@ def main(count, processes, seed, folder):
     while kills < count or state.figures["during a save"] < 0.7 * kills:
         start_s, save_s = session(state, rng, start_s, save_s, **options)
         kills += 1
+        print(f"{kills} of {count} kills, step {state.written}", file=sys.stderr, flush=True)
         assert kills < 2 * count, state.figures
     with Run(state.workdir, *FLAGS, delay_s=DELAY_S, **options) as run:
         state.wait_for_a_save(run)

@@ -172,6 +172,8 @@ class Soak:
         while time.monotonic() < until:
             with Launched(self.workdir, self.cache) as launched:
                 starts += 1
+                left_s = round(until - time.monotonic())
+                print(f"start {starts}, step {self.step()}, {left_s} s left", file=sys.stderr)
                 if starts % 8 == 1:
                     self.trains(launched)
                     self.quiet(launched, quiet_s)

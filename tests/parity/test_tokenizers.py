@@ -239,11 +239,8 @@ def test_clip_written_for_transformers(kind, clip_files, tmp_path):
     processor = transformers.CLIPProcessor.from_pretrained(tmp_path)
     theirs = processor.tokenizer
     # transformers has no ftfy: texts that it leaves alone.
-    texts = [
-        text
-        for text in SOME
-        if ClipTokenizer().clean(text) == collapse(text).lower() and "Σ" not in text
-    ]
+    clean = ClipTokenizer().clean
+    texts = [t for t in SOME if clean(t) == collapse(t).lower() and "Σ" not in t]
     assert len(texts) > 3500
     made = theirs(texts, padding="max_length", truncation=True, max_length=77)
     ids, mask = np.asarray(made["input_ids"]), np.asarray(made["attention_mask"])

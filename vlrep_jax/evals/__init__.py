@@ -93,9 +93,9 @@ def evaluate_rerank(
 ):
     """`rerank.rerank` over the data's captions, by a model that reads pairs.
 
-    A pair's judgement is its logit and, of a model that writes captions, `captions` times what the
-    picture tells of the text: log p(text | picture) - log p(text), the latter of a picture that is
-    the mean of all.
+    A pair's judgement is its logit and, where a model that writes captions ranks pictures for a
+    text, `captions` times log p(text | picture). Texts for a picture are ranked without it: they
+    differ in how likely they are of any picture.
 
     Args:
       encoder, data, image: as in `evaluate_retrieval`.
@@ -113,13 +113,11 @@ def evaluate_rerank(
     image_tokens = encoder.image_tokens(data.image_batches())
     text_tokens = encoder.text_tokens(data.captions)
     details = towers.details
-    texts = np.arange(len(data.captions))
-    mean = image_tokens.mean(axis=0, keepdims=True)
-    anyway = encoder.judge(mean, text_tokens, 0 * texts, texts)
 
-    def judge(images, texts):
+    def judge(images, texts, direction):
         said = encoder.judge(image_tokens, text_tokens, images, texts)
-        return said[:, 0] + captions * (said - anyway[texts])[:, 1:].sum(axis=1)
+        weight = captions if direction == "text_to_image" else 0
+        return said[:, 0] + weight * said[:, 1:].sum(axis=1)
 
     metrics, order = rerank(
         *(details[name] for name in ("image", "text", "image_of_text")),

@@ -17,7 +17,8 @@ def rerank(image, text, image_of_text, judge, *, scale, depth=16, ks=(1, 5, 10),
       image: float32[n, d], L2-normalised.
       text: float32[m, d], L2-normalised.
       image_of_text: int32[m], the image that each text describes.
-      judge: (images int32[p], texts int32[p]) -> float32[p], logits that they are pairs.
+      judge: (images int32[p], texts int32[p], direction) -> float32[p], logits that they are pairs;
+        direction is `image_to_text` or `text_to_image`, from the queries to what is ranked.
       scale: of similarities as logits.
       depth: items of each list that are judged.
       ks: the depths of recall.
@@ -40,7 +41,7 @@ def rerank(image, text, image_of_text, judge, *, scale, depth=16, ks=(1, 5, 10),
         found, similarities = top_k(queries, items, depth, **options)
         query = np.broadcast_to(np.arange(len(found))[:, None], found.shape)
         sides = (query, found) if direction == "image_to_text" else (found, query)
-        logits = judge(*(side.ravel() for side in sides)).reshape(found.shape)
+        logits = judge(*(side.ravel() for side in sides), direction).reshape(found.shape)
         if not np.isfinite(logits).all():
             raise ValueError(
                 f"{(~np.isfinite(logits)).sum()} of {logits.size} judgements are NaN or infinite; "
