@@ -24,8 +24,10 @@ INSTALL = [
     "pillow>=12,<14",
     "rich>=14,<16",
     "safetensors>=0.5,<0.9",
+    "scikit-learn>=1.7,<2",
     "sentencepiece>=0.2.1,<0.3",
     "tensorflow-datasets>=4.9.10,<5",
+    "threadpoolctl>=3.1,<4",
     "tokenizers>=0.22,<0.24",
 ]
 QUICKSTART = [  # the pictures and their names; exact, because the split counts depend on them

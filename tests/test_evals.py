@@ -161,7 +161,8 @@ def data_of(name):
 # three, or for all that the eight annotators say, 1; yes is right for its kind; grey for a quarter.
 # Retrieval: image 2 (blue) scores all captions 0, so its own, number 3, is fourth; image 3
 # ties its own caption with number 3: second. Caption 3 finds images 3, 0, 1, then its own: fourth.
-# Zero-shot "light": blue and green tie between the two classes, and red is the lower index.
+# Zero-shot "light": blue and green tie between the two classes, and red is the lower index. All
+# are right; the scale is 10, so red and grey are nearly sure of it, blue and green half.
 # Again, with 9 more for blue and grey: image 2 finds its caption first of the four that are judged,
 # caption 3 its image second (9 below 10), and nothing else moves.
 RETRIEVAL = {
@@ -211,6 +212,8 @@ CONTRACT = {
             "hue/mean_per_class": 1.0,
             "light/top1": 1.0,
             "light/mean_per_class": 1.0,
+            "hue/ece": pytest.approx(1 - 1 / (1 + 2 * np.exp(-10)), abs=1e-6),  # float32
+            "light/ece": pytest.approx(0.25 + (1 - 1 / (1 + np.exp(-10))) / 2, abs=1e-6),
         },
     ),
 }

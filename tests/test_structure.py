@@ -20,7 +20,7 @@ FILES = {
 LAYERS = (
     ("cli",),
     ("commands",),
-    ("classify", "embed", "serve", "vqa"),
+    ("classify", "embed", "serve", "suite", "vqa"),
     ("run", "plan", "data_tools", "guidance", "config_files", "search"),
     ("session",),
     ("finished", "hosts", "rollbacks", "skipping"),

@@ -9,7 +9,7 @@ import threading
 import warnings
 from pathlib import Path
 
-from vlrep_jax.commands import data, guidance, search, vqa
+from vlrep_jax.commands import compare, data, guidance, search, vqa
 from vlrep_jax.config_files import load_config, override_config
 from vlrep_jax.exits import INTERRUPTED_CODE, STOPPED_CODE, TERMINATED_CODE, USER_ERRORS, code_of
 
@@ -25,6 +25,7 @@ REQUIRED = {
     "export": ("--model", "--out"),
     "classify": ("--model", "--images", "--labels"),
     "index": ("--model", "--images", "--out"),
+    **compare.REQUIRED,
     **guidance.REQUIRED,
     "vqa": ("--model", "--image", "--question"),
 }
@@ -213,6 +214,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
     data.add(commands, _command)
     search.add(commands, _command)
+    compare.add(commands, _command)
     guidance.add(commands, _command)
     vqa.add(commands, _command)
 

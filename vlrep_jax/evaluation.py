@@ -12,8 +12,8 @@ from vlrep_jax.build import bind, build, find, plain
 from vlrep_jax.data.pipeline import eval_batches
 from vlrep_jax.data.preprocess import Preprocess
 from vlrep_jax.data.sources import SOURCES, captions
-from vlrep_jax.data.zero_shot_sets import ZERO_SHOT_SETS
-from vlrep_jax.evals import EVALS, EvalResult, check_sizes
+from vlrep_jax.data.zero_shot_sets import ZERO_SHOT_SETS, of_files
+from vlrep_jax.evals import EVALS, EvalResult, check_sizes, class_sets
 
 
 class EvalData:
@@ -46,9 +46,12 @@ class EvalData:
             raise ValueError(f"The source has no label {name!r}; it has {[*samples[0].labels]}.")
         return [sample.labels[name] for sample in samples]
 
-    def class_set(self, name: str):
-        """A way to label the pictures, from ZERO_SHOT_SETS."""
-        return find(ZERO_SHOT_SETS, name, "class set")(self._source)
+    def class_set(self, which: str | Mapping):
+        """A way to label the pictures: a name in ZERO_SHOT_SETS, or options of `of_files`."""
+        if isinstance(which, str):
+            return find(ZERO_SHOT_SETS, which, "class set")(self._source)
+        options = {key: value for key, value in which.items() if key != "name"}
+        return of_files(self._source, **options)
 
     def pictures(self) -> np.ndarray:
         """uint8[n, h, w, 3] as the model sees them, all of them on any one process.
@@ -91,9 +94,11 @@ class Evaluations:
                 opened[key] = EvalData(source, preprocess=preprocess, batch_size=batch_size)
             self.data[name], self._source[name] = opened[key], key
             self._run[name] = _bound(name, section, mesh)
-            sets = section.get("sets", ())
-            for class_set in [sets] if isinstance(sets, str) else sets:
-                opened[key].class_set(class_set)  # a misspelling shows now, not after an epoch
+            for class_set in class_sets(section.get("sets", ())).values():
+                try:
+                    opened[key].class_set(class_set)  # a misspelling shows now, not after an epoch
+                except TypeError as error:
+                    raise ValueError(f"config.evals.{name}.sets: {error}.") from None
 
     def __call__(self, encoder) -> dict[str, EvalResult]:
         """name -> result; pictures that several evaluations read are embedded once."""

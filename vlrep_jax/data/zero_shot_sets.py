@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vlrep_jax.data.class_files import names_of, read_templates
 from vlrep_jax.data.emoji_names import TONES
 from vlrep_jax.data.sources.moving import MOTIONS
 
@@ -13,12 +14,12 @@ class ZeroShotSet(NamedTuple):
     """A classification task in words.
 
     Attributes:
-        class_names: c names.
+        class_names: c names, or several names of a class.
         templates: prompts with one `{}` for a class name; their embeddings are averaged.
         labels: int32[n], the class of each sample of the source; -1 where it has none.
     """
 
-    class_names: tuple[str, ...]
+    class_names: tuple[str | tuple[str, ...], ...]
     templates: tuple[str, ...]
     labels: np.ndarray
 
@@ -48,6 +49,27 @@ def group(source):
     names = tuple(name.replace("&", "and").lower() for name in _GROUPS)
     templates = ("{}", "emoji, {}", "a picture, {}", "an icon, {}", "a drawing, {}")
     return ZeroShotSet(names, templates, _labels(source, "group", _GROUPS))
+
+
+def of_files(source, *, label="label", classes="", templates=""):
+    """The classes that a label of any source gives, in words from files.
+
+    Args:
+        label: of the samples; its values, in order, are the classes. None is no class.
+        classes: file of their names, see `class_files.names_of`; '' where the values are names.
+        templates: file of prompts, see `class_files.read_templates`; '' for the plain name.
+
+    Raises:
+        FileNotFoundError: a file is not there.
+        ValueError: the source has no such label, or a file does not fit.
+    """
+    samples = source.__getitems__(range(len(source)))
+    if samples and label not in samples[0].labels:
+        raise ValueError(f"The source has no label {label!r}; it has {sorted(samples[0].labels)}.")
+    values = sorted({sample.labels[label] for sample in samples} - {None})
+    names = names_of([str(value) for value in values], classes or None)
+    prompts = read_templates(templates) if templates else ("{}",)
+    return ZeroShotSet(tuple(names), tuple(prompts), _labels(source, label, values))
 
 
 def motion(source, motions=MOTIONS):

@@ -10,9 +10,16 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from vlrep_jax.evals.answering import answering
+from vlrep_jax.evals.calibration import expected_calibration_error
 from vlrep_jax.evals.rerank import rerank
 from vlrep_jax.evals.retrieval import chance, retrieval
-from vlrep_jax.evals.zero_shot import accuracy, class_embeddings, per_class_accuracy, predict
+from vlrep_jax.evals.zero_shot import (
+    accuracy,
+    class_embeddings,
+    confidence,
+    per_class_accuracy,
+    predict,
+)
 
 
 class Encoder(Protocol):
@@ -27,11 +34,14 @@ class Encoder(Protocol):
     def texts(self, texts: Sequence[str]) -> np.ndarray:
         """Embeds strings, one row each."""
 
+    def scale(self) -> float:
+        """Of similarities as logits, 1 / temperature."""
+
 
 class ClassSet(Protocol):
     """A way to label the images of an `EvalData`."""
 
-    class_names: Sequence[str]
+    class_names: Sequence[str | Sequence[str]]
     templates: Sequence[str]  # prompts with one `{}`
     labels: np.ndarray  # int32[n], -1 for an image that has no class
 
@@ -45,8 +55,8 @@ class EvalData(Protocol):
     def image_batches(self) -> Iterable[Mapping]:
         """The images in order, from the start at every call."""
 
-    def class_set(self, name: str) -> ClassSet:
-        """The class set of that name."""
+    def class_set(self, which: str | Mapping) -> ClassSet:
+        """The class set of that name, or of these options."""
 
     def labels(self, name: str) -> Sequence:
         """What is known of each image under that name."""
@@ -127,30 +137,35 @@ def evaluate_zero_shot(encoder, data, *, sets, image=None, chunk=1024, mesh=None
 
     Args:
       encoder, data, image: as in `evaluate_retrieval`.
-      sets: names that `data.class_set` knows.
+      sets: what `data.class_set` takes: names, or mappings with a `name` for the metrics.
       chunk, mesh: as in `zero_shot.zero_shot`.
 
     Returns:
-      `top1`, the mean over the sets, and each set's metrics as `SET/top1` and so on; details:
-      `image`, and `sets`: for each one `class_names`, `labels` int32[n], `predictions` int32[n, 5]
+      `top1`, the mean over the sets, and each set's metrics as `SET/top1` and so on, with `ece`,
+      the expected calibration error at the model's own temperature; details: `image`, and `sets`:
+      for each one `class_names`, `labels` int32[n], `predictions` int32[n, 5]
       (`zero_shot.confusion` counts them) and `per_class` float64[c] as `per_class_accuracy`.
 
     Raises:
       ValueError: no set is named; or as `zero_shot.zero_shot`.
     """
-    sets = (sets,) if isinstance(sets, str) else tuple(sets)
+    sets = class_sets(sets)
     if not sets:
         raise ValueError("sets is empty: name at least one class set to classify.")
     image = encoder.images(data.image_batches()) if image is None else image
     metrics, details = {}, {}
-    for name in sets:
-        classes = data.class_set(name)
+    for name, which in sets.items():
+        classes = data.class_set(which)
         embeddings = class_embeddings(encoder.texts, classes.class_names, classes.templates)
         predictions = predict(image, embeddings, chunk=chunk, mesh=mesh)
         scores = accuracy(predictions, classes.labels, len(embeddings))
+        known = np.asarray(classes.labels) >= 0
+        sure = confidence(image[known], embeddings, encoder.scale(), chunk=chunk)
+        right = (predictions[:, 0] == classes.labels)[known]
+        scores["ece"] = expected_calibration_error(sure, right)
         metrics |= {f"{name}/{key}": value for key, value in scores.items()}
         details[name] = dict(
-            class_names=list(classes.class_names),
+            class_names=[one if isinstance(one, str) else one[0] for one in classes.class_names],
             labels=np.asarray(classes.labels),
             predictions=predictions,
             per_class=per_class_accuracy(predictions, classes.labels, len(embeddings)),
@@ -184,6 +199,19 @@ def evaluate_answers(encoder, data, *, image=None, mesh=None):
     _, without = encoder.answers(data.image_batches(), questions, blank=True)
     metrics, details = answering(names, logits, without, answers, kinds)
     return EvalResult(metrics, details | {"questions": questions})
+
+
+def class_sets(sets) -> dict:
+    """name -> what `EvalData.class_set` takes, of one or several sets.
+
+    Raises:
+      ValueError: a mapping has no name, or two sets have one.
+    """
+    sets = (sets,) if isinstance(sets, str | Mapping) else tuple(sets)
+    names = [one if isinstance(one, str) else one.get("name") for one in sets]
+    if not all(names) or len(set(names)) < len(names):
+        raise ValueError(f"sets have the names {names}; each needs one of its own.")
+    return dict(zip(names, sets, strict=True))
 
 
 def check_sizes(*, ks=(1,), chunk=1, depth=1, **_) -> None:

@@ -3,6 +3,7 @@
 import numpy as np
 
 from vlrep_jax.evals.retrieval import top_k
+from vlrep_jax.scores import scores
 
 
 def class_embeddings(encode_text, class_names, templates):
@@ -12,7 +13,8 @@ def class_embeddings(encode_text, class_names, templates):
 
     Args:
       encode_text: list[str] -> float32[n, d]; called once, with every prompt.
-      class_names: c names, put into the templates as they are.
+      class_names: c names, put into the templates as they are; or for a class a sequence of names,
+        whose prompts all count the same.
       templates: t strings with one `{}` each, such as 'a photo of a {}.'.
 
     Returns:
@@ -24,15 +26,19 @@ def class_embeddings(encode_text, class_names, templates):
     class_names, templates = list(class_names), list(templates)
     if not class_names or not templates:
         raise ValueError(f"{len(class_names)} classes and {len(templates)} templates: none empty.")
-    prompts = [_fill(template, name) for name in class_names for template in templates]
+    named = [(names,) if isinstance(names, str) else tuple(names) for names in class_names]
+    if not all(named):
+        raise ValueError(f"class {named.index(())} has no name.")
+    prompts = [_fill(template, name) for one in named for name in one for template in templates]
     embeddings = np.asarray(encode_text(prompts), np.float32)
     if embeddings.ndim != 2 or len(embeddings) != len(prompts):
         raise ValueError(
             f"encode_text gave shape {list(embeddings.shape)} for {len(prompts)} prompts; "
             "expected one row a prompt."
         )
-    embeddings = embeddings.reshape(len(class_names), len(templates), -1)
-    return _normalise(_normalise(embeddings).mean(1))
+    ends = np.cumsum([len(one) * len(templates) for one in named])
+    own = np.split(_normalise(embeddings), ends[:-1])
+    return _normalise(np.stack([rows.mean(0) for rows in own]))
 
 
 def zero_shot(image, labels, class_embeddings, *, chunk=1024, mesh=None):
@@ -59,6 +65,22 @@ def zero_shot(image, labels, class_embeddings, *, chunk=1024, mesh=None):
 def predict(image, class_embeddings, *, chunk=1024, mesh=None):
     """The five nearest classes of each image (all of them where there are fewer): int32[n, 5]."""
     return top_k(image, class_embeddings, 5, chunk, mesh=mesh)[0]
+
+
+def confidence(image, class_embeddings, scale, *, chunk=1024):
+    """The probability of each image's likeliest class: float64[n].
+
+    A softmax over the classes of scale * cosine, whatever the model was trained with (a bias would
+    cancel); in float64 on the host.
+
+    Args:
+      image, class_embeddings: as of `zero_shot`.
+      scale: of the model, 1 / temperature.
+      chunk: images scored at once.
+    """
+    parts = [image[start : start + chunk] for start in range(0, len(image), chunk)]
+    best = [scores(part, class_embeddings, scale).max(axis=1) for part in parts]
+    return np.concatenate(best).astype(np.float64)
 
 
 def accuracy(predictions, labels, n_classes):

@@ -16,15 +16,13 @@ import numpy as np
 
 from vlrep_jax import models
 from vlrep_jax.data.decoding import BadImage
-from vlrep_jax.encoder import make_encoder
 from vlrep_jax.metrics import Progress
-from vlrep_jax.objectives import normalizer
-from vlrep_jax.parallel import make_mesh, replicated
 from vlrep_jax.search import approximate
 from vlrep_jax.search.listing import Found, find_pictures
 from vlrep_jax.search.loading import Loaded, load
 from vlrep_jax.search.writer import Counts, Embedded, Writer, writing
 from vlrep_jax.weights import Pretrained
+from vlrep_jax.weights.encoding import encoder_of
 
 CHUNK = 256  # pictures embedded, and written, as one
 
@@ -133,16 +131,8 @@ def _embed(writer: Writer, model: Pretrained, todo: Sequence[Found]) -> int:
 
 def _encoder(model: Pretrained):
     """uint8[n, size, size, 3] of up to a chunk -> float32[n, d], by all devices of this process."""
-    mesh = make_mesh(devices=jax.local_devices())
-    rows = -(-CHUNK // mesh.size) * mesh.size
-    encoder = make_encoder(
-        model.model,
-        normalizer(model.preprocess.mean, model.preprocess.std),
-        mesh,
-        tokenizer=None,
-        context_length=0,
-        batch_size=rows,
-    )(jax.device_put(model.params, replicated(mesh)))
+    encoder = encoder_of(model, CHUNK)
+    rows = encoder.batch_size
 
     def encode(pixels):
         images = np.zeros((rows, *pixels.shape[1:]), np.uint8)

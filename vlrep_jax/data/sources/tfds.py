@@ -33,7 +33,8 @@ class Tfds:
             TFDS_DATA_DIR names.
         split: name of a split, slices such as `train[:1%]` included.
         image, captions: dotted paths of features; captions may be one text, a list of texts, or
-            repeated inside a sequence (`captions.text` for COCO).
+            repeated inside a sequence (`captions.text` for COCO); '' where there are none, as for
+            pictures to classify.
         key: dotted path of a unique feature; by default the record's number.
         identity: dotted path of a feature that records of one picture share, or "image": the hash
             of the picture's bytes. Samples of equal identity are never each other's negatives.
@@ -58,23 +59,9 @@ class Tfds:
         dataset: str = "",
         data_dir: str | os.PathLike = "",
     ):
-        if path and dataset:
-            raise ValueError(f"path={str(path)!r} and dataset={dataset!r} are given; name one.")
-        if not path and not dataset:
-            raise ValueError(
-                "The path of the TFDS data set is empty; name the directory of a prepared one, for "
-                "example --config.data.source.path=DIR."
-            )
-        if dataset:
-            path = _named_directory(dataset, data_dir)
-        if is_remote(os.fspath(path)):
-            raise ValueError(
-                f"{path}: ArrayRecord is read from local disks; mount the store, or copy the data "
-                "set once."
-            )
-        self.path = _version_directory(Path(local_path(os.fspath(path))))
+        self.path = directory_of(path, dataset, data_dir)
         self.split = split
-        self._paths = {"image": image, "captions": captions}
+        self._paths = {"image": image} | ({"captions": captions} if captions else {})
         self._paths |= {"key": key} if key else {}
         self._identity = identity
         self._paths |= {"identity": identity} if identity not in ("", "image") else {}
@@ -95,14 +82,15 @@ class Tfds:
                 "it again with file_format='array_record'."
             )
         wanted = [*self._paths.values(), *self._labels.values()]
-        known = _feature_paths(builder.info.features)
+        known = feature_paths(builder.info.features)
         for path in wanted:
             if path not in known:
                 raise ValueError(f"{self.path} has no feature {path!r}; it has {sorted(known)}.")
         picture = self._paths["image"]
-        if not isinstance(_feature(builder.info.features, picture), tfds.features.Image):
+        if not isinstance(feature_at(builder.info.features, picture), tfds.features.Image):
             raise ValueError(f"{picture!r} of {self.path} is not an image feature.")
-        _check_texts(builder.info.features, self._paths["captions"], self.path)
+        if "captions" in self._paths:
+            _check_texts(builder.info.features, self._paths["captions"], self.path)
         self.name = f"{builder.info.name}/{builder.info.version}"
         whole = builder.info.splits[self.split.split("[")[0]]
         self._content = [whole.num_bytes, whole.shard_lengths]
@@ -157,7 +145,9 @@ class Tfds:
             identity = str(plain(_at(example, self._paths["identity"])))
         else:
             identity = picture_identity(picture) if self._identity else ""
-        captions = texts(_at(example, self._paths["captions"]))
+        captions = ()
+        if "captions" in self._paths:
+            captions = texts(_at(example, self._paths["captions"]))
         return Sample(picture, captions, key, labels, identity)
 
     def key_hashes(self):
@@ -183,6 +173,30 @@ class Tfds:
     def __setstate__(self, state):
         vars(self).update(state)
         self._records, self._parse = self._open()
+
+
+def directory_of(path="", dataset="", data_dir=""):
+    """The version directory of a prepared data set, by the arguments of `Tfds`.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: both or neither of path and dataset are given, or the path is remote.
+    """
+    if path and dataset:
+        raise ValueError(f"path={str(path)!r} and dataset={dataset!r} are given; name one.")
+    if not path and not dataset:
+        raise ValueError(
+            "The path of the TFDS data set is empty; name the directory of a prepared one, for "
+            "example --config.data.source.path=DIR."
+        )
+    if dataset:
+        path = _named_directory(dataset, data_dir)
+    if is_remote(os.fspath(path)):
+        raise ValueError(
+            f"{path}: ArrayRecord is read from local disks; mount the store, or copy the data set "
+            "once."
+        )
+    return _version_directory(Path(local_path(os.fspath(path))))
 
 
 def _at(example, path):
@@ -215,17 +229,18 @@ def _subset(features, tree):
     return tfds.features.FeaturesDict({k: _subset(features[k], v) for k, v in tree.items()})
 
 
-def _feature_paths(features, prefix=""):
+def feature_paths(features, prefix=""):
     """Every dotted path in a TFDS feature tree, inner nodes included."""
     inner = getattr(features, "feature", features)  # a Sequence wraps its element
     paths = {prefix[:-1]} if prefix else set()
     if hasattr(inner, "keys"):
         for name in inner.keys():  # noqa: SIM118, not a mapping
-            paths |= _feature_paths(inner[name], f"{prefix}{name}.")
+            paths |= feature_paths(inner[name], f"{prefix}{name}.")
     return paths
 
 
-def _feature(features, path):
+def feature_at(features, path):
+    """The feature of a TFDS feature tree at a dotted path."""
     for name in path.split("."):
         features = getattr(features, "feature", features)[name]
     return features
@@ -233,7 +248,7 @@ def _feature(features, path):
 
 def _check_texts(features, path, where):
     """Refuses captions that would be numbers, or whole mappings as Python writes them."""
-    feature = _feature(features, path)
+    feature = feature_at(features, path)
     while hasattr(feature, "feature"):  # a Sequence wraps its element
         feature = feature.feature
     if hasattr(feature, "keys"):
