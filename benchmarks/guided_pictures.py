@@ -26,7 +26,7 @@ from vlrep_jax.data.sources import SOURCES
 from vlrep_jax.guidance.commands import named_generator
 from vlrep_jax.guidance.pictures import labelled, levels
 from vlrep_jax.metrics import Progress
-from vlrep_jax.weights.files import whole
+from vlrep_jax.whole import whole
 from vlrep_jax.workdirs import write_json
 
 BATCH = 32  # pictures guided at once

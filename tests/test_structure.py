@@ -2,6 +2,7 @@
 
 import ast
 import json
+import pkgutil
 import subprocess
 import sys
 from pathlib import Path
@@ -178,3 +179,11 @@ def test_no_file_is_long():
     for path in [*own, ROOT / "setup.py"]:
         lines = len(path.read_text(encoding="utf-8").splitlines())
         assert lines <= LIMIT, f"{path.relative_to(ROOT)} has {lines} lines"
+
+
+@pytest.mark.parametrize("path", (ROOT / "benchmarks").glob("*.py"), ids=lambda path: path.name)
+def test_benchmarks_import_what_is_there(path):
+    """Few of them run here, so a name that has moved would show only to users."""
+    for name in imports(path):
+        if name.startswith("vlrep_jax"):
+            pkgutil.resolve_name(name)
