@@ -181,7 +181,7 @@ def test_no_file_is_long():
         assert lines <= LIMIT, f"{path.relative_to(ROOT)} has {lines} lines"
 
 
-@pytest.mark.parametrize("path", (ROOT / "benchmarks").glob("*.py"), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda p: p.name)
 def test_benchmarks_import_what_is_there(path):
     """Few of them run here, so a name that has moved would show only to users."""
     for name in imports(path):
