@@ -110,6 +110,10 @@ def session(state, rng, start_s, save_s, **options):
                 save_s = 0.7 * save_s + 0.3 * lasted
                 state.wait_while(run, saving=False)
             time.sleep(rng.uniform(0, 0.9 * save_s))
+            while not state.is_saving():  # it was over sooner than the last ones
+                state.wait_while(run, saving=False)
+                save_s *= 0.7
+                time.sleep(rng.uniform(0, 0.9 * save_s))
         run.alive()
         for child in run.children:
             child.send_signal(signal.SIGKILL)
