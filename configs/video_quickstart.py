@@ -2,7 +2,8 @@
 
 Run: vlrep train --config=configs/video_quickstart.py --workdir=runs/video
      configs/video_quickstart.py:mean pools the frames by their mean, which sees no order.
-Cost: three minutes of 2 cores and evaluations. Which way unseen concepts move: 1.00, by the mean 0.50.
+Cost: three minutes of 2 cores, and evaluations. Expected: which way unseen concepts move, 1.00; by
+     the mean 0.50.
 """
 
 import runpy

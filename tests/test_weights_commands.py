@@ -100,6 +100,7 @@ def test_mistakes_on_the_command_line(clip_files, capsys):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_conversion_that_is_told_to_stop_leaves_nothing(clip_files, capsys, monkeypatch, number):
     before = signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background
     monkeypatch.setattr(files, "_each", lambda *_: os.kill(os.getpid(), number))
     target = clip_files / "new" / "hf"
     code, out = called(capsys, "convert", clip_files / "clip", target, "--layout=huggingface")
