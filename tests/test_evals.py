@@ -267,18 +267,25 @@ def test_what_lies_below_the_depth_keeps_its_place():
     assert {name: metrics[name] for name in RETRIEVAL} == RETRIEVAL
 
 
-def test_likelihoods_of_texts_rank_pictures_not_texts():
+def test_likelihoods_of_texts_hand_worked():
+    """A text counts by how much likelier a picture makes it, not by how likely it is of any."""
     encoder, options = Words(), dict(ks=(1,), depth=4)
+    # log p(text | picture) / 1000: two texts are likely of everything; one of pictures 1 and 3.
+    told = np.array([[0, -9, -9, -9, 0], [0, -1, -9, -9, 0], [0, -9, -1, -9, 0], [0, -1, -9, -1, 0]])
 
-    def judge(image_tokens, text_tokens, images, texts):  # everything likelier of later pictures
-        return np.stack([np.zeros(len(images)), 1e3 * images], axis=1)
+    def judge(image_tokens, text_tokens, images, texts):
+        return np.stack([np.zeros(len(images)), 1e3 * told[images, texts]], axis=1)
 
     encoder.judge = judge
     order = EVALS["rerank"](encoder, Squares(), **options).details["order"]
-    assert (order["text_to_image"] == [3, 2, 1, 0]).all()
+    assert order["image_to_text"][:, 0].tolist() == [0, 1, 2, 3]
+    assert order["text_to_image"][:, 0].tolist() == [0, 1, 2, 3, 3]
     plain = EVALS["rerank"](encoder, Squares(), captions=0.0, **options).details["order"]
-    np.testing.assert_array_equal(order["image_to_text"], plain["image_to_text"])
-    assert (plain["text_to_image"] != [3, 2, 1, 0]).any()
+    encoder.judge = lambda *pairs: np.zeros((len(pairs[-1]), 1))
+    for side, ranked in EVALS["rerank"](encoder, Squares(), **options).details["order"].items():
+        np.testing.assert_array_equal(plain[side], ranked)
+    with pytest.raises(ValueError, match="prior=0 must be at least 1"):
+        EVALS["rerank"](encoder, Squares(), prior=0, **options)
 
 
 def test_a_diverged_judge_is_an_error():

@@ -89,17 +89,29 @@ def evaluate_retrieval(encoder, data, *, image=None, ks=(1, 5, 10), chunk=1024, 
 
 
 def evaluate_rerank(
-    encoder, data, *, image=None, depth=16, captions=1.0, ks=(1, 5, 10), chunk=1024, mesh=None
+    encoder,
+    data,
+    *,
+    image=None,
+    depth=16,
+    captions=1.0,
+    prior=32,
+    ks=(1, 5, 10),
+    chunk=1024,
+    mesh=None,
 ):
     """`rerank.rerank` over the data's captions, by a model that reads pairs.
 
-    A pair's judgement is its logit and, where a model that writes captions ranks pictures for a
-    text, `captions` times log p(text | picture). Texts for a picture are ranked without it: they
-    differ in how likely they are of any picture.
+    A pair's judgement is its logit and, of a model that writes captions, `captions` times
+    log p(text | picture) - log p(text): how much likelier the picture makes the text. p(text), the
+    mean over pictures, matters only where texts are ranked, which differ in how likely they are of
+    any picture.
 
     Args:
       encoder, data, image: as in `evaluate_retrieval`.
       captions: weight of the second; 0 for the logit alone.
+      prior: pictures of the data, evenly spread, that p(text) is the mean over; each text in a list
+        costs as many more judgements.
       depth, ks, chunk, mesh: as in `rerank.rerank`.
 
     Returns:
@@ -107,17 +119,32 @@ def evaluate_rerank(
       `evaluate_retrieval`, and `order`, by direction int32[queries, depth].
 
     Raises:
-      ValueError: the model judges no pairs; or as `rerank.rerank`.
+      ValueError: the model judges no pairs, or a prior < 1; or as `rerank.rerank`.
     """
+    if prior < 1:
+        raise ValueError(f"prior={prior} must be at least 1 picture.")
     towers = evaluate_retrieval(encoder, data, image=image, ks=ks, chunk=chunk, mesh=mesh)
     image_tokens = encoder.image_tokens(data.image_batches())
     text_tokens = encoder.text_tokens(data.captions)
     details = towers.details
 
+    count = len(details["image"])
+    pictures = np.unique(np.linspace(0, count - 1, min(prior, count)).round().astype(np.int32))
+
+    def log_p(texts):
+        texts, place = np.unique(texts, return_inverse=True)
+        pairs = np.tile(pictures, len(texts)), np.repeat(texts, len(pictures))
+        told = encoder.judge(image_tokens, text_tokens, *pairs)[:, 1]
+        told = told.reshape(len(texts), len(pictures))
+        return (np.logaddexp.reduce(told, axis=1) - np.log(len(pictures)))[place]
+
     def judge(images, texts, direction):
         said = encoder.judge(image_tokens, text_tokens, images, texts)
-        weight = captions if direction == "text_to_image" else 0
-        return said[:, 0] + weight * said[:, 1:].sum(axis=1)
+        scores = said[:, 0]
+        if captions and said.shape[1] > 1:
+            gain = said[:, 1] - (log_p(texts) if direction == "image_to_text" else 0)
+            scores = scores + captions * gain
+        return scores
 
     metrics, order = rerank(
         *(details[name] for name in ("image", "text", "image_of_text")),
