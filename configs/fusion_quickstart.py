@@ -16,7 +16,7 @@ def get_config():
     quickstart = runpy.run_path(str(Path(__file__).with_name("quickstart.py")))
     config = quickstart["get_config"]()
     config.init_from = "runs/quickstart"
-    config.init_skip = ("fusion/.*", "head/.*", "words/.*")
+    config.init_skip = ("fusion/.*", "gate/.*", "head/.*", "words/.*")
     config.freeze = ("image/.*", "text/.*", "logit_scale")
     config.model = {
         **config.model.to_dict(),
@@ -32,7 +32,9 @@ def get_config():
     }
     config.matching_weight = 1.0
     config.captioning_weight = 1.0
-    config.batch_size = 64
+    # Judged are 128 pairs a step; what they are told from is drawn among 512.
+    config.batch_size = 512
+    config.matching_every = 4
     config.steps = 300
     config.eval_every = config.checkpoint_every = 300
     # The same pictures by the towers alone and ranked again.
@@ -41,6 +43,6 @@ def get_config():
             "name": "rerank",
             "source": config.evals[name].source,
             "depth": 10,
-            "captions": 0.2,
+            "captions": 0.1,
         }
     return config

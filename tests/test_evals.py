@@ -271,7 +271,9 @@ def test_likelihoods_of_texts_hand_worked():
     """A text counts by how much likelier a picture makes it, not by how likely it is of any."""
     encoder, options = Words(), dict(ks=(1,), depth=4)
     # log p(text | picture) / 1000: two texts are likely of everything; one of pictures 1 and 3.
-    told = np.array([[0, -9, -9, -9, 0], [0, -1, -9, -9, 0], [0, -9, -1, -9, 0], [0, -1, -9, -1, 0]])
+    told = np.array(
+        [[0, -9, -9, -9, 0], [0, -1, -9, -9, 0], [0, -9, -1, -9, 0], [0, -1, -9, -1, 0]]
+    )
 
     def judge(image_tokens, text_tokens, images, texts):
         return np.stack([np.zeros(len(images)), 1e3 * told[images, texts]], axis=1)

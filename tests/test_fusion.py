@@ -1,6 +1,6 @@
 """Fusion layers: what they read of a pair, how they are trained over devices, what is refused."""
 
-from functools import cache
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from tiny_models import FUSED, IMAGES, TOKENS, create, drawn, params_of
 from two_processes import small_config
 
 from vlrep_jax import models
+from vlrep_jax.data.tokenizers import train_bpe
 from vlrep_jax.experiment import make_experiment
 from vlrep_jax.losses import (
     answer_costs,
@@ -103,13 +104,15 @@ def config_of(model=FUSED, weight=1.0, **changed):
 
 @cache
 def sharp_params():
-    """At this scale a draw is the nearest, whatever noise each shard adds."""
-    return params_of("fusion_encoder") | {"logit_scale": np.float32(np.log(1e4))}
+    """A draw is the nearest, whatever noise each shard adds: it is nearer by 30 as a logit."""
+    params = drawn(create("fusion_encoder"), IMAGES, TOKENS, seed=29)
+    return params | {"logit_scale": np.float32(np.log(2e3))}
 
 
 @cache
-def on_one_device():
-    objective = fused(create("fusion_encoder"), softmax, draw_negatives, matching, weight=3.0)
+def on_one_device(every=1):
+    draw = partial(draw_negatives, every=every)
+    objective = fused(create("fusion_encoder"), softmax, draw, matching, weight=3.0, every=every)
     gradient = jax.jit(jax.value_and_grad(objective, has_aux=True))
     return jax.device_get(gradient(sharp_params(), batch(), jax.random.key(0)))
 
@@ -120,14 +123,14 @@ def norm_of(gradients):
 
 @pytest.mark.parametrize("wiring", WIRINGS)
 def test_a_step_has_the_losses_and_the_gradient_of_one_device(wiring):
-    experiment = make_experiment(config_of(weight=3.0, **WIRINGS[wiring]))
+    experiment = make_experiment(config_of(weight=3.0, matching_every=2, **WIRINGS[wiring]))
     like = experiment.abstract_state
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
     state = jax.device_put(
         zeros._replace(params=sharp_params()), jax.tree.map(lambda leaf: leaf.sharding, like)
     )
     _, metrics = experiment.step(state, experiment.put(batch()))
-    (value, expected), gradients = on_one_device()
+    (value, expected), gradients = on_one_device(every=2)
     np.testing.assert_allclose(metrics["loss"], value, rtol=1e-5)
     for name in ("contrastive", "matching", "matching_accuracy"):
         np.testing.assert_allclose(metrics[name], expected[name], rtol=1e-5, err_msg=name)
@@ -155,6 +158,42 @@ def test_the_loss_is_the_weighted_sum_of_its_terms_and_all_layers_learn():
     still = [path for path, leaf in jax.tree.leaves_with_path(gradients) if not leaf.any()]
     # Attention does not change with a bias of its keys.
     assert all("['key']['bias']" in jax.tree_util.keystr(path) for path in still), still
+
+
+def test_a_part_of_the_rows_is_judged_and_captioned_and_all_are_drawn_from():
+    model = models.create("fusion_encoder", **FUSED, captions=True)
+    params = sharp_params() | drawn(model, IMAGES, TOKENS, seed=29)
+    params["logit_scale"] = sharp_params()["logit_scale"]
+    rows = batch() | {"weights": np.float32(np.arange(16) % 5 != 4)}
+
+    def run(every, weights):
+        draw = partial(draw_negatives, every=every)
+        options = {"captioning": captioning, "captioning_weight": 2.0, "every": every}
+        objective = jax.jit(fused(model, softmax, draw, matching, **options))
+        return objective(params, rows | {"weights": weights}, jax.random.key(0))[1]
+
+    found, whole = run(4, rows["weights"]), run(1, rows["weights"])
+    np.testing.assert_allclose(found["contrastive"], whole["contrastive"], rtol=1e-6)
+
+    # By hand, of the rows 0, 8 and 12, for 4 has the weight 0: what is nearest among all that are.
+    def method(name, *x):
+        return model.apply({"params": params}, *x, method=name)
+
+    (image, images), (text, texts) = (
+        method(f"{side}_tokens", rows[side]) for side in ("image", "text")
+    )
+    similarity = np.array(image @ text.T)
+    similarity[np.arange(16), np.arange(16)] = -9
+    similarity[rows["weights"] == 0], similarity[:, rows["weights"] == 0] = -9, -9
+    costs, told, own = [], [], np.array([0, 8, 12])
+    pairs = (own, own), (own, similarity[own].argmax(1)), (similarity[:, own].argmax(0), own)
+    for sign, (i, j) in zip((1, -1, -1), pairs, strict=True):
+        text = jax.tree.map(lambda x, j=j: x[j], texts)
+        costs.append(np.logaddexp(0, -sign * np.float64(method("fuse", images[i], text)[:, 0])))
+    np.testing.assert_allclose(found["matching"], np.mean(costs), rtol=1e-5)
+    words = method("write", images[own], jax.tree.map(lambda x: x[own], texts))
+    told, _ = captioning(*token_costs(words, rows["text"][own, 1:]))
+    np.testing.assert_allclose(found["captioning"], told, rtol=1e-5)
 
 
 def test_captions_are_learnt_beside_by_the_same_layers():
@@ -185,6 +224,13 @@ def test_a_weight_that_does_not_fit_the_model_is_refused():
             make_experiment(config_of(model, weight))
     with pytest.raises(ValueError, match=r"matching_weight=1\.0 with DualEncoder"):
         make_experiment(small_config(matching_weight=1.0))
+    with pytest.raises(
+        ValueError, match="matching_every=2 with DualEncoder: it is for models that"
+    ):
+        make_experiment(small_config(matching_every=2))
+    tokenizer = train_bpe(["a"], 300)
+    with pytest.raises(ValueError, match=r"multiple of 8 devices times matching_every=5; the n"):
+        make_experiment(config_of(matching_every=5)).train_batches(tokenizer)
 
 
 # Answers.

@@ -2,7 +2,7 @@
 those of a float64 oracle however the batch is split.
 """
 
-from functools import cache
+from functools import cache, partial
 from itertools import product
 
 import jax
@@ -164,6 +164,27 @@ def test_draws_follow_the_softmax_of_the_similarities():
         shares = np.bincount(np.asarray(texts[:, i]), minlength=4) / 4000
         # Three standard deviations of a share of 4000 draws are at most 0.024.
         np.testing.assert_allclose(shares, odds / odds.sum(), atol=0.024)
+
+
+@pytest.mark.parametrize("every", [2, 4])
+@pytest.mark.parametrize("shards", [1, 2, 4])
+def test_what_is_drawn_for_some_rows_is_what_is_drawn_for_them_among_all(every, shards):
+    image, text = embeddings()
+
+    def draw(batch, every):
+        sides = ((batch[0], batch[2]), (batch[1], batch[2]))
+        options = {"axis_name": "data", "pair_ids": batch[3], "weights": batch[4]}
+        return draw_negatives(*sides, SCALE, jax.random.key(KEY), every=every, **options)
+
+    batch = jax.tree.map(
+        lambda x: x.reshape(shards, -1, *x.shape[1:]), (image, text, OWN, PAIR_IDS, WEIGHTS)
+    )
+    whole, some = (
+        jax.jit(jax.vmap(partial(draw, every=n), axis_name="data"))(batch) for n in (1, every)
+    )
+    assert some[2].shape == (shards, BATCH // shards // every, 2)
+    for all_rows, rows in zip(whole, some, strict=True):
+        np.testing.assert_array_equal(all_rows[:, ::every], rows)
 
 
 def test_equal_logits_cost_the_log_of_two_and_nothing_is_right():

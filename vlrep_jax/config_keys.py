@@ -17,6 +17,7 @@ COUNTS = (
     "chunks",
     "eval_every",
     "log_every",
+    "matching_every",
     "max_skipped",
     "steps",
 )

@@ -106,9 +106,10 @@ class Experiment:
           part: number of a process, and how many there are.
         """
         index, count = part or (jax.process_index(), jax.process_count())
-        check_divides(self.config.batch_size, jax.device_count(), self.config.chunks)
+        config = self.config
+        check_divides(config.batch_size, jax.device_count(), config.chunks, config.matching_every)
         sizes = self.image_size, self.context_length
-        return make_train_batches(self.config, tokenizer, *sizes, part=(index, count))
+        return make_train_batches(config, tokenizer, *sizes, part=(index, count))
 
     def evaluations(self) -> Evaluations:
         """The config's evaluations with their data opened."""
@@ -235,14 +236,16 @@ def _objective_of(config: ConfigDict, over_shards: Callable) -> Callable:
         return partial(answered, answering=over_shards(answering))
     captions = over_shards(captioning) if config.captioning_weight else None
     if config.matching_weight:
+        every = config.matching_every
         return partial(
             fused,
             loss=contrast,
-            draw=over_shards(draw_negatives, gives_rows=True),
+            draw=over_shards(partial(draw_negatives, every=every), gives_rows=True),
             matching=over_shards(matching),
             captioning=captions,
             weight=config.matching_weight,
             captioning_weight=config.captioning_weight,
+            every=every,
         )
     if captions is not None:
         weight = config.captioning_weight
@@ -321,6 +324,11 @@ def _check_parts(config, model, params):
             f"config.matching_weight={config.matching_weight} with {kind} of {answers} answers: "
             "fusion layers learn by it to judge pairs (1.0 in the paper); those that answer "
             "questions, and other models, do not (0.0)."
+        )
+    if config.matching_every > 1 and not judges:
+        raise ValueError(
+            f"config.matching_every={config.matching_every} with {kind}: it is for models that "
+            "learn by config.matching_weight."
         )
     if isinstance(model, models.TextToImage):
         if not {"image/.*", "text/.*"} <= set(config.freeze) or not config.init_from:

@@ -220,6 +220,7 @@ def fused(
     *,
     weight: float = 1.0,
     captioning_weight: float = 0.0,
+    every: int = 1,
     chunks: int = 1,
     microbatch: Mapping[str, int] | None = None,
     place: Callable = lambda encode: encode,
@@ -228,10 +229,12 @@ def fused(
 
     Args:
       model: a `models.FusionEncoder` without answers.
-      draw: `losses.draw_negatives`, `matching`: `losses.matching`, `captioning`:
+      draw: `losses.draw_negatives` with `every` bound, `matching`: `losses.matching`, `captioning`:
         `losses.captioning`, each with its axis bound or as an island made by `per_shard`; the last
         is None for a model without captions.
       weight, captioning_weight: of the two losses beside the contrastive one.
+      every: one row in so many is judged and captioned; it divides the rows of each device. The
+        contrastive loss is of all rows, and negatives are drawn from all.
       chunks: as in `contrastive`, but the tokens of all rows are alive, for they are what pairs are
         drawn from.
       microbatch: as in `captioned`; of the judged pairs, three a row, so many rows at a time.
@@ -247,13 +250,7 @@ def fused(
         return chunked(microbatched(rows, at_once), chunks)
 
     def read(module, images, tokens, *, train):
-        image = module.image_tokens(images, train=train)
-        text = module.text_tokens(tokens, train=train)
-        if captioning is None:
-            return image, text, None
-        logits = module.write(image[1], text[1], train=train)
-        # Of few rows: logits are the largest thing there is.
-        return image, text, token_costs(logits, tokens[:, 1:], pad_id=module.text.pad_id)
+        return module.image_tokens(images, train=train), module.text_tokens(tokens, train=train)
 
     def encode(params, pairs, key):
         def rows(pairs, key):
@@ -262,26 +259,38 @@ def fused(
 
         return in_parts(rows)(pairs, key), {}
 
+    def fuse(module, images, texts, *, train):
+        # Three pairs a row in one pass: its own, one with another text, one with another image.
+        image, text = (jax.tree.map(lambda *x: jnp.concatenate(x), *x) for x in (images, texts))
+        judged = module.fuse(image, text, train=train).reshape(3, -1).T
+        if captioning is None:
+            return judged, None
+        words = module.write(images[0], texts[0], train=train)
+        # Of few rows: logits are the largest thing there is.
+        return judged, token_costs(words, texts[0].ids[:, 1:], pad_id=module.text.pad_id)
+
     def judge(params, drawn, key):
         def rows(drawn, key):
-            # Three pairs a row in one pass: its own, one with another text, one with another image.
-            image, text = (jax.tree.map(lambda *x: jnp.concatenate(x), *side) for side in drawn)
-            logits, _ = _apply(model, params, key, image, text, method="fuse")
-            return logits.reshape(3, -1).T
+            return _apply(model, params, key, *drawn, method=fuse)[0]
 
         return in_parts(rows)(drawn, key), {}
+
+    def chosen(tree):
+        # Every device's own; a slice with strides could gather them.
+        return jax.tree.map(lambda x: x.reshape(-1, every, *x.shape[1:])[:, 0], tree)
 
     def objective(params, batch, key):
         encode_key, draw_key, judge_key = jax.random.split(key, 3)
         pairs = {name: batch[name] for name in ("image", "text")}
-        (image, text, costs), _ = place(encode)(params, pairs, encode_key)
+        (image, text), _ = place(encode)(params, pairs, encode_key)
         scale, bias = model.apply({"params": params}, method="scale_and_bias")
         named = {name: batch[name] for name in ("pair_ids", "weights") if name in batch}
         pairwise, metrics = loss(image[0], text[0], scale, bias, **named)
         other_text, other_image, is_drawn = draw(image, text, scale, draw_key, **named)
-        sides = (image[1], image[1], other_image), (text[1], other_text, text[1])
-        logits, _ = place(judge)(params, sides, judge_key)
-        weights = {"weights": batch["weights"]} if "weights" in batch else {}
+        own_image, own_text = chosen((image[1], text[1]))
+        sides = (own_image, own_image, other_image), (own_text, other_text, own_text)
+        (logits, costs), _ = place(judge)(params, sides, judge_key)
+        weights = {"weights": chosen(batch["weights"])} if "weights" in batch else {}
         judged, judged_metrics = matching(logits, is_drawn, **weights)
         value = pairwise + weight * judged
         metrics = {"contrastive": jax.lax.stop_gradient(pairwise), **metrics, **judged_metrics}

@@ -252,12 +252,15 @@ def put_pmap_batch(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {k: v.reshape(devices, -1, *v.shape[1:]) for k, v in batch.items()}
 
 
-def check_divides(batch_size: int, devices: int, chunks: int = 1) -> None:
-    """Raises ValueError where a batch cannot be split evenly over devices, and there in chunks."""
-    parts = devices * chunks
+def check_divides(batch_size: int, devices: int, chunks: int = 1, every: int = 1) -> None:
+    """Raises ValueError where a batch cannot be split evenly over devices, and there in chunks, of
+    one row in `every`.
+    """
+    parts = devices * chunks * every
     if batch_size % parts or batch_size < parts:
         nearest = max(round(batch_size / parts), 1) * parts
         times = f" times {chunks} chunks" if chunks > 1 else ""
+        times += f" times matching_every={every}" if every > 1 else ""
         raise ValueError(
             f"batch_size={batch_size} must be a multiple of {devices} devices{times}; "
             f"the nearest is {nearest}."

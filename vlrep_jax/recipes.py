@@ -39,6 +39,9 @@ def base() -> ConfigDict:
     # model, and for one of questions, which model.answers turns it into: answers are then all that
     # it is trained for.
     config.matching_weight = 0.0
+    # One row of the batch in so many is judged and captioned; negatives come from all of them. A
+    # larger batch has harder ones, and the towers' pass is the cheap part.
+    config.matching_every = 1
     # optim.make_optimizer; patterns in freeze are over parameter paths: ('image/.*',) is LiT.
     config.optimizer = ConfigDict({"name": "adamw", "weight_decay": 0.0})
     config.freeze = ()

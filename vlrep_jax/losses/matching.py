@@ -21,7 +21,9 @@ from vlrep_jax.losses.pairs import as_scalar, is_logit, logits_by_kind, make_pai
 _TILE_ENTRIES = 2**22
 
 
-def draw_negatives(image, text, scale, key, *, axis_name=None, pair_ids=None, weights=None):
+def draw_negatives(
+    image, text, scale, key, *, every=1, axis_name=None, pair_ids=None, weights=None
+):
     """Draws for every image a text, and for every text an image, from all that are no pair of it.
 
     With the probability of the softmax of scale * similarity over the global batch; never a row of
@@ -32,11 +34,13 @@ def draw_negatives(image, text, scale, key, *, axis_name=None, pair_ids=None, we
       text: the same of texts; row i of each is a pair.
       scale: float32[], as in `vlrep_jax.losses`.
       key: of the draw; a row's depends on it and on the row's place in the global batch alone.
+      every: draws for the rows 0, every, 2 * every, ... alone; divides b.
       axis_name, pair_ids, weights: as in `vlrep_jax.losses`.
 
     Returns:
       (tokens of the text drawn for each image, tokens of the image drawn for each text, is_drawn
-      bool[b, 2]). Where the batch holds no negative the tokens are any, and `is_drawn` is False.
+      bool[b / every, 2]). Where the batch holds no negative the tokens are any, and `is_drawn` is
+      False.
     """
     (image, image_tokens), (text, text_tokens) = image, text
     image, text = lax.stop_gradient((image, text))
@@ -44,12 +48,12 @@ def draw_negatives(image, text, scale, key, *, axis_name=None, pair_ids=None, we
     scale = lax.stop_gradient(as_scalar(scale, "scale"))
     texts, labels = pairs.texts(axis_name)
     images = gather_batch(pairs.image, axis_name)
-    draws = [
-        _draw(
-            jax.random.fold_in(key, side), scale * rows, candidates, pairs.labels, labels, axis_name
-        )
-        for side, (rows, candidates) in enumerate(((pairs.image, texts), (pairs.text, images)))
-    ]
+    places = first_row(len(pairs.image), axis_name) + jnp.arange(len(pairs.image))
+    sides = (pairs.image, texts), (pairs.text, images)
+    draws = []
+    for side, (rows, candidates) in enumerate(sides):
+        asking = jax.tree.map(lambda x: x[::every], (scale * rows, places, pairs.labels))
+        draws.append(_draw(jax.random.fold_in(key, side), asking, candidates, labels))
     (text_of_image, has_text), (image_of_text, has_image) = draws
     return (
         fetch_rows(text_tokens, text_of_image, axis_name),
@@ -58,8 +62,11 @@ def draw_negatives(image, text, scale, key, *, axis_name=None, pair_ids=None, we
     )
 
 
-def _draw(key, rows, candidates, of_rows, of_candidates, axis_name):
-    """(index int32[b] of one candidate for each row, whether it has any)."""
+def _draw(key, asking, candidates, of_candidates):
+    """(index int32[n] of one candidate for each of n rows, whether it has any).
+
+    `asking` are the rows, their places in the global batch, and their labels.
+    """
     count = len(candidates)
 
     def draw(item):
@@ -72,9 +79,7 @@ def _draw(key, rows, candidates, of_rows, of_candidates, axis_name):
         chosen = jnp.argmax(negative[0] + noise).astype(jnp.int32)
         return chosen, is_logit(negative[0].max())
 
-    places = first_row(len(rows), axis_name) + jnp.arange(len(rows))
-    at_once = max(_TILE_ENTRIES // count, 1)
-    return lax.map(draw, (rows, places, of_rows), batch_size=at_once)
+    return lax.map(draw, asking, batch_size=max(_TILE_ENTRIES // count, 1))
 
 
 def matching(logits, is_drawn, *, axis_name=None, weights=None):

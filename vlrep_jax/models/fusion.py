@@ -82,6 +82,7 @@ class FusionEncoder(DualEncoder):
         super().setup()
         if len(set(self.answers)) < len(self.answers):
             raise ValueError("model.answers holds one of them twice.")
+        self.gate = nn.Sequential([nn.LayerNorm(), nn.Dense(self.fusion.width)])
         self.head = nn.Dense(len(self.answers) or 1, kernel_init=normal(0.02))
         if self.captions:
             if not self.text.causal:
@@ -109,7 +110,10 @@ class FusionEncoder(DualEncoder):
         # A text without any token has the mean 0.
         seen = seen[:, :, None].astype(jnp.float32)
         mean = (x.astype(jnp.float32) * seen).sum(axis=1) / jnp.maximum(seen.sum(axis=1), 1)
-        return self.head(mean)
+        # Whether two things agree is a product of them, which attention, a mean of the image's
+        # tokens, is slow to learn.
+        gate = self.gate(image.astype(jnp.float32).mean(axis=1))
+        return self.head(jnp.concatenate([mean, mean * gate], axis=-1))
 
     def write(self, image, text: TextTokens, *, train=False):
         """Logits float32[b, l - 1, v] of tokens 1 to l - 1 of texts, given those before it."""

@@ -90,7 +90,7 @@ def plan(config: ConfigDict, topology: Topology, say: Callable = lambda line: No
         with config.unlocked():
             config.parallel.wiring = "jit"
     count = len(topology.devices)
-    check_divides(config.batch_size, count, config.chunks)
+    check_divides(config.batch_size, count, config.chunks, config.matching_every)
     experiment = make_experiment(config, topology.devices)
     say(f"compiling for {topology.name}, which takes seconds to minutes")
     started = time.monotonic()

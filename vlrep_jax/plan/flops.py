@@ -20,9 +20,9 @@ def forward(model, image_shape: tuple[int, ...], context_length: int) -> dict[st
     """FLOPs of one picture and one text through a model in training: {'image': n, 'text': m}.
 
     A model that reads both together adds those of its 'decoder', or of its 'fusion' for one pair;
-    training judges three a row. Towers are counted whole, as published counts are: attention causal
-    or not, and the last layer at every position though only one may be computed. Patches that
-    training drops are not counted.
+    training judges three of every row that is judged. Towers are counted whole, as published counts
+    are: attention causal or not, and the last layer at every position though only one may be
+    computed. Patches that training drops are not counted.
     """
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     tokens = jax.ShapeDtypeStruct((1, context_length), jnp.int32)
