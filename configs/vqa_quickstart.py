@@ -23,6 +23,8 @@ def get_config():
     config.init_skip = ("head/.*", "words/.*")
     config.freeze = ()
     config.matching_weight = config.captioning_weight = 0.0
+    config.matching_every = 1
+    config.batch_size = 64
     config.model.captions = False
     config.model.answers = ANSWERS
     config.model.text.context_length = 24  # questions hold names
