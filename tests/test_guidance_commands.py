@@ -132,7 +132,7 @@ def test_mistakes_on_the_command_line(files, tmp_path, capsys):
         (["edit", *editing, "--to= "], "A text is empty"),
         (["edit", *editing, "--to=a dog"], "'a dog' and 'a dog' are the same to the model"),
         (["edit", *editing, "--image=nothing.png"], "--image=nothing.png: there is no such file"),
-        (["edit", *editing, f"--image={tmp_path / 'broken.png'}"], "is no picture that can be"),
+        (["edit", *editing, f"--image={tmp_path / 'broken.png'}"], "broken.png: it is no picture"),
         (["edit", *editing, f"--mask={tmp_path / 'large.png'}"], "30x41 pixels and the picture 30"),
         (["edit", *editing, f"--mask={tmp_path / 'black.png'}"], "is black: nothing may change"),
         (["edit", *editing, "--strength=-1"], "strength=-1.0 must not be negative"),

@@ -92,7 +92,7 @@ def test_mistakes_are_one_line(folder, capsys):
         error = ask(capsys, folder, model, *words, code=2)
         assert message in error and "Traceback" not in error
     (folder / "broken.png").write_bytes(b"no picture")
-    for name, message in (("broken.png", "broken.png"), ("none.png", "none.png")):
+    for name, message in (("broken.png", "broken.png: it is no picture"), ("none.png", "none.png")):
         code, out = called(
             capsys,
             *("vqa", f"--model={folder / 'clip'}", f"--image={folder / name}"),

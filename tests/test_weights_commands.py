@@ -14,6 +14,7 @@ from PIL import Image
 from tiny_pretrained import CLIP, QUICK, pretrained
 
 from vlrep_jax import cli, weights
+from vlrep_jax.data.decoding import WHY
 from vlrep_jax.data.tokenizers import ClipTokenizer
 from vlrep_jax.exported import load_exported
 from vlrep_jax.weights import files
@@ -53,7 +54,7 @@ def test_convert_and_classify(clip_files, capsys):
         assert one["scores"] == pytest.approx(two["scores"], abs=1e-5)
     (clip_files / "text.jpg").write_text("hello")
     code, out = called(capsys, "classify", f"--model={clip_files / 'hf'}", *words)
-    assert out.err == f"{clip_files / 'text.jpg'} is left out: no picture (format)\n"
+    assert out.err == f"{clip_files / 'text.jpg'} is left out: {WHY['format']}\n"
     rows = out.out.splitlines()
     assert len(rows) == 2 and rows[0].startswith("one.png  ") and "%" in rows[0]
 

@@ -49,7 +49,7 @@ def run(
             pixels.append(loaded.preprocess(path))
             readable.append(path)
         except BadImage as error:
-            print(f"{path} is left out: no picture ({error.reason})", file=sys.stderr)
+            print(f"{path} is left out: {error.why}", file=sys.stderr)
     if not readable:
         raise ValueError(f"none of the {len(images)} files is a picture that can be read.")
     found = loaded.scores(loaded.encode_image(pixels), text)

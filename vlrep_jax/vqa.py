@@ -9,6 +9,7 @@ import numpy as np
 
 from vlrep_jax import models, weights
 from vlrep_jax.answers import normalize
+from vlrep_jax.data.decoding import BadImage
 from vlrep_jax.evals.zero_shot import class_embeddings
 
 SHOWN = 5  # answers in the table
@@ -102,10 +103,13 @@ def run(
 
     Raises:
       FileNotFoundError: no such model or picture.
-      BadImage, ValueError: as `answer`.
+      ValueError: the picture cannot be decoded; or as `answer`.
     """
     loaded = weights.load(model)
-    found = answer(loaded, image, question, answers, templates=templates)
+    try:
+        found = answer(loaded, image, question, answers, templates=templates)
+    except BadImage as error:
+        raise ValueError(f"--image={image}: {error.why}.") from None
     if as_json:
         scores = dict(found)
         print(json.dumps({"image": image, "question": question, "answers": scores}))

@@ -14,13 +14,32 @@ MAX_PIXELS = 64_000_000
 MAX_SCANS = 500  # of a progressive JPEG
 _USUAL_SCANS = 20
 
+# What `BadImage.reason` means to the person whose picture it is.
+WHY = {
+    "changed": "it is not what it was a moment ago",
+    "corrupt": "it is damaged",
+    "empty": "the file is empty",
+    "format": "it is no picture of a format that is read here",
+    "not_finite": "it holds values that are no numbers",
+    "too_large": "it is too large",
+    "too_small": "a side of it is one pixel",
+    "truncated": "the file is cut short",
+    "unreadable": "its file cannot be read",
+}
+
 
 class BadImage(ValueError):
     """A picture that cannot be used; `reason` is one short stable word for counting."""
 
     def __init__(self, reason, detail=""):
         super().__init__(f"{reason}: {detail}" if detail else reason)
-        self.reason = reason
+        self.reason, self.detail = reason, detail
+
+    @property
+    def why(self):
+        """The reason in words, to go on behind the picture's name and a colon."""
+        limit = f" ({self.detail})" if self.detail and self.reason == "too_large" else ""
+        return WHY.get(self.reason, self.reason) + limit
 
     def __reduce__(self):
         return type(self), (self.reason,)

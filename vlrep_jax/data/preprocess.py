@@ -149,7 +149,8 @@ class Preprocess:
             try:
                 return self._opened(Path(image).read_bytes())
             except BadImage as error:
-                raise BadImage(error.reason, str(image)) from error
+                detail = f"{image}: {error.detail}" if error.detail else str(image)
+                raise BadImage(error.reason, detail) from error
         if isinstance(image, bytes):
             image = Image.fromarray(decode(image)) if self.rgb == "white" else open_picture(image)
         if isinstance(image, Image.Image):

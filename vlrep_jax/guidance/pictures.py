@@ -72,7 +72,7 @@ def read_picture(path: str, flag: str) -> np.ndarray:
     try:
         return decode(Path(path).read_bytes())
     except BadImage as error:
-        raise ValueError(f"{flag}={path} is no picture that can be read ({error}).") from None
+        raise ValueError(f"{flag}={path}: {error.why}.") from None
 
 
 def read_mask(path: str, height: int, width: int) -> np.ndarray:

@@ -12,18 +12,6 @@ from vlrep_jax.data.decoding import MAX_PIXELS, BadImage, decode, open_picture, 
 from vlrep_jax.data.preprocess import Preprocess
 from vlrep_jax.search.listing import Found, read
 
-# What `BadImage.reason` means to the person whose picture it is.
-WHY = {
-    "changed": "it is not what it was a moment ago",
-    "corrupt": "it is damaged",
-    "empty": "the file is empty",
-    "format": "it is no picture of a format that is read here",
-    "not_finite": "it holds values that are no numbers",
-    "too_large": "it is too large",
-    "too_small": "a side of it is one pixel",
-    "truncated": "the file is cut short",
-    "unreadable": "its file cannot be read",
-}
 THUMBNAIL = 320  # pixels of its longer side, at most
 _QUALITY = 88
 

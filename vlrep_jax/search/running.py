@@ -15,7 +15,7 @@ from vlrep_jax.parallel import make_mesh
 from vlrep_jax.search import approximate
 from vlrep_jax.search.engine import Engine, Hit, make_query
 from vlrep_jax.search.index import build
-from vlrep_jax.search.loading import WHY, decoded
+from vlrep_jax.search.loading import decoded
 from vlrep_jax.search.model import described
 from vlrep_jax.search.page import write_results
 from vlrep_jax.search.store import Store, told
@@ -155,9 +155,7 @@ def _pixels(path, preprocess):
     try:
         return decoded(data, preprocess)[0]
     except BadImage as error:
-        limit = str(error).removeprefix("too_large: ")
-        more = f" ({limit})" if error.reason == "too_large" else ""
-        raise ValueError(f"--image={path}: {WHY[error.reason]}{more}.") from None
+        raise ValueError(f"--image={path}: {error.why}.") from None
 
 
 def model_of(store: Store, path: str | None = None) -> weights.Pretrained:

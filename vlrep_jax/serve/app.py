@@ -19,7 +19,7 @@ from vlrep_jax import __version__
 from vlrep_jax.data.decoding import FORMATS, BadImage
 from vlrep_jax.search.engine import Engine
 from vlrep_jax.search.listing import read
-from vlrep_jax.search.loading import WHY, decoded
+from vlrep_jax.search.loading import decoded
 from vlrep_jax.search.store import Picture, Store, reading
 from vlrep_jax.serve.answering import Answers, Ask
 from vlrep_jax.serve.batching import Batcher, Busy
@@ -125,7 +125,7 @@ class Site:
                     decoded, data, self.model.preprocess, MAX_UPLOAD_PIXELS
                 )
             except BadImage as error:
-                why = WHY[error.reason]
+                why = error.why
                 if error.reason == "too_large":
                     why = f"it has more than {MAX_UPLOAD_PIXELS // 10**6} megapixels"
                 raise HTTPException(422, f"This picture cannot be used: {why}.") from None
