@@ -2,7 +2,7 @@
 
 Run: vlrep train --config=configs/fusion_quickstart.py --workdir=runs/fusion
      after vlrep train --config=configs/quickstart.py --workdir=runs/quickstart
-Cost: about six minutes of 2 cores. Expected on unseen concepts: see docs/applications/fusion.md.
+Cost: about four minutes of 2 cores. Expected on unseen concepts: see docs/applications/fusion.md.
 
 The towers rest, so what is ranked again is the quick start's own list. All can be trained together
 from the start: --config.init_from= --config.freeze='()'.
