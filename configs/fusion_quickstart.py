@@ -2,7 +2,7 @@
 
 Run: vlrep train --config=configs/fusion_quickstart.py --workdir=runs/fusion
      after vlrep train --config=configs/quickstart.py --workdir=runs/quickstart
-Cost: about four minutes of 2 cores. Expected on unseen concepts: see docs/applications/fusion.md.
+Cost: about ten minutes of 2 cores. Expected on unseen concepts: see docs/applications/fusion.md.
 
 The towers rest, so what is ranked again is the quick start's own list. All can be trained together
 from the start: --config.init_from= --config.freeze='()'.
@@ -35,8 +35,8 @@ def get_config():
     # Judged are 128 pairs a step; what they are told from is drawn among 512.
     config.batch_size = 512
     config.matching_every = 4
-    config.steps = 300
-    config.eval_every = config.checkpoint_every = 300
+    config.steps = 1000  # the judge learns for long: 300 may gain nothing
+    config.eval_every = config.checkpoint_every = 500
     # The same pictures by the towers alone and ranked again.
     for name in ("unseen", "unseen_motifs", "unseen_openmoji"):
         config.evals[f"{name}_again"] = {

@@ -120,7 +120,7 @@ def test_files_that_are_something_else_are_refused_in_one_line(tmp_path):
     paths = write_files(tmp_path)
     for changed, error, message in (
         ({"images": f"{tmp_path}/none"}, FileNotFoundError, "images=.*none is not a directory"),
-        ({"image": "{key}.jpg"}, ValueError, "Question 10 of .*expected an image_id that image="),
+        ({"image": "{key}.jpg"}, ValueError, "Question 10 of .*expected .*an image_id that image="),
         ({"annotations": paths["questions"]}, ValueError, "has no list 'annotations'"),
         ({"questions": paths["annotations"]}, ValueError, "has no list 'questions'"),
     ):
@@ -128,6 +128,19 @@ def test_files_that_are_something_else_are_refused_in_one_line(tmp_path):
             SOURCES["vqa"](**paths | changed)
     paths = write_files(tmp_path, annotations={"annotations": []})
     with pytest.raises(ValueError, match=r"Question 10 of .* an annotation with answers in"):
+        SOURCES["vqa"](**paths)
+    annotation = {"question_id": 10, "image_id": 7, "answers": [{"answer": "red"}]}
+    for rows, message in (
+        ([annotation, annotation], "has question 10 twice"),
+        ([annotation | {"answers": []}], "Question 10 of .*its annotation has no answers"),
+        ([{"question_id": 10}], "Question 10 of .*KeyError 'answers'"),
+        ([annotation | {"image_id": 8}], "Question 10 of .*its annotation is of image 8"),
+    ):
+        paths = write_files(tmp_path, annotations={"annotations": rows})
+        with pytest.raises(ValueError, match=message):
+            SOURCES["vqa"](**paths)
+    paths = write_files(tmp_path, questions={"questions": [{"question_id": 1, "image_id": 7}]})
+    with pytest.raises(ValueError, match=r"Question 1 of .*KeyError 'question'"):
         SOURCES["vqa"](**paths)
     (tmp_path / "questions.json").write_text("{")
     with pytest.raises(ValueError, match=r"questions\.json is not JSON"):
@@ -152,3 +165,6 @@ def test_training_batches_hold_what_each_answer_would_get(tmp_path):
     np.testing.assert_allclose(batch["answers"], [[0, 0.3, 0], [0, 1, 0], [1, 0.3, 0]])
     batch, _ = TrainLoader(source, transform, CAPTIONS["first"], *options)(0, [0])
     assert "answers" not in batch
+    untold = SOURCES["vqa"](**write_files(tmp_path) | {"annotations": ""})
+    with pytest.raises(ValueError, match=r"and 10 of the source has none; .*annotations=FILE"):
+        TrainLoader(untold, transform, CAPTIONS["first"], *options, ("yes",))(0, [0])

@@ -187,4 +187,22 @@ def test_names_are_the_shortest_ends_that_differ():
 def test_suites_that_data_do_not_allow_say_why(folder):
     wanted, left_out = choose(open_labelled(folder / "dim"), None)
     assert wanted == ["zero_shot", "calibration"]
-    assert "no train split" in left_out["knn"] and "no captions" in left_out["retrieval"]
+    assert "no labelled train split" in left_out["knn"] and "no captions" in left_out["retrieval"]
+    # One training picture a class: none to hold out, unless a val split has labels.
+    data = open_labelled(folder / "set")
+    lone = data.splits["train"]._replace(labels=np.array([0, -1, -1, -1, -1, 1] + [-1] * 9))
+    unknown = data.splits["val"]._replace(labels=np.full(6, -1))
+    for val, without in ((unknown, {"linear_probe", "few_shot"}), (data.splits["val"], set())):
+        splits = data.splits | {"train": lone, "val": val}
+        assert choose(data._replace(splits=splits), None)[1].keys() == {"retrieval"} | without
+    nothing = data.splits["test"]._replace(labels=np.full(13, -1))
+    with pytest.raises(ValueError, match=r"knn cannot be run: .*set has no labels"):
+        choose(data._replace(splits=data.splits | {"test": nothing}), ["knn"])
+
+
+def test_a_val_split_without_labels_is_no_reason_not_to_probe(folder):
+    data = open_labelled(folder / "set")
+    val = data.splits["val"]._replace(labels=np.full(6, -1))
+    data = data._replace(splits=data.splits | {"val": val})
+    found = suite.compare([folder / "one"], data, suites=["linear_probe"], say=lambda _: None)
+    assert found.models[0]["details"]["linear_probe"]["validation"] == "20% of train"

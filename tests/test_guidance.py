@@ -113,6 +113,9 @@ def test_directional_cosine_and_total_variation_by_hand():
     assert np.isfinite(jax.grad(lambda c: directional_cosine(c, step))(jnp.zeros(2))).all()
     image = jnp.zeros((1, 2, 2, 3)).at[0, 0, 0].set(1.0)
     np.testing.assert_allclose(total_variation(image), [0.5 + 0.5])
+    # One pixel high: no neighbours below.
+    np.testing.assert_allclose(total_variation(image[:, :1]), [1.0])
+    assert np.isfinite(jax.grad(lambda x: total_variation(x).sum())(image[:, :1, :1])).all()
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos"])

@@ -3,14 +3,16 @@
 import jax
 import numpy as np
 import pytest
+from tiny_models import CAPTIONS, FRAME, FUSED, IMAGES, PAIR, TOKENS, TOWERS, drawn
 from tiny_recipe import Squares, config
 
-from vlrep_jax import metrics, optim, run
+from vlrep_jax import metrics, models, optim, run, weights
 from vlrep_jax.checkpoint import Checkpoints
+from vlrep_jax.data.preprocess import Preprocess
 from vlrep_jax.data.sources import SOURCES
 from vlrep_jax.data.tokenizers import load_tokenizer
 from vlrep_jax.experiment import make_experiment, make_tokenizer
-from vlrep_jax.initial import find_initial
+from vlrep_jax.initial import _changed, _heads_differ, find_initial
 from vlrep_jax.models.positions import resize_image_positions
 
 LARGER = {"steps": 3, "model.image.image_size": 32, "model.text.context_length": 12}
@@ -123,6 +125,41 @@ def test_everything_that_does_not_fit_is_named(stage_1):
     assert "logit_bias is missing" in message and "image/class_embedding is left over" in message
     kernel = "text/transformer/layers/mlp/fc1/kernel has shape (2, 16, 64), not (3, 16, 64)"
     assert kernel in message and "\n" not in message
+
+
+def test_parts_that_compute_otherwise_than_in_training_are_refused():
+    def made(fusion=None, **changed):
+        section = FUSED | {"fusion": FUSED["fusion"] | (fusion or {})} | changed
+        return models.create("fusion_encoder", **section)
+
+    assert list(_changed(made(), made({"activation": "quick_gelu"}))) == [
+        ("fusion", "activation", "gelu", "quick_gelu")
+    ]
+    decoder = CAPTIONS["decoder"] | {"ln_eps": 1e-6}
+    changed = _changed(*(models.create("coca", **CAPTIONS | d) for d in ({}, {"decoder": decoder})))
+    assert [part for part, *_ in changed] == ["decoder"]
+    frames = [{"name": "vit", **FRAME, "activation": name} for name in ("gelu", "quick_gelu")]
+    video = [{"name": "video", **TOWERS["video"], "frame": frame} for frame in frames]
+    changed = _changed(*(models.create("dual_encoder", **PAIR | {"image": one}) for one in video))
+    assert [part for part, *_ in changed] == ["image.frame"]
+    # One answer's head has the shape of a judge's.
+    assert _heads_differ(made(), made(answers=["yes"]))
+    assert _heads_differ(made(answers=["no", "yes"]), made(answers=["yes", "no"]))
+    assert not _heads_differ(made(), models.create("dual_encoder", **PAIR))
+
+
+def test_a_head_of_other_answers_is_refused_unless_it_begins_anew(tmp_path):
+    section = {"name": "fusion_encoder", **FUSED, "answers": ["no", "yes"]}
+    model = models.create(**section)
+    params, preprocess = drawn(model, IMAGES, TOKENS), Preprocess(8)
+    sections = {"model": section, "image": preprocess.section()}
+    loaded = weights.Pretrained(model, params, preprocess, None, sections)
+    weights.save(tmp_path / "m", loaded, "vlrep")
+    other = models.create(**section | {"answers": ["yes", "no"]})
+    find_initial(str(tmp_path / "m"), params, model)
+    with pytest.raises(ValueError, match=r"config\.model\.answers are not those that head/"):
+        find_initial(str(tmp_path / "m"), params, other)
+    assert len(find_initial(str(tmp_path / "m"), params, other, skip=["head/.*"]).drawn) == 2
 
 
 def test_what_is_no_run_or_no_step_of_it_is_refused(stage_1, tmp_path):

@@ -12,6 +12,7 @@ from vlrep_jax.data.class_files import names_of, read_templates
 from vlrep_jax.data.labelled import open_labelled
 from vlrep_jax.data.preprocess import Preprocess
 from vlrep_jax.data.sources import Sample
+from vlrep_jax.data.zero_shot_sets import of_files
 from vlrep_jax.evals import class_sets
 from vlrep_jax.evaluation import EvalData
 
@@ -236,6 +237,28 @@ def test_templates(tmp_path):
 def test_a_label_below_zero_is_none(tmp_path):
     path = table(tmp_path / "t.csv", [("path", "label"), ("a", ""), ("b", "x")])
     np.testing.assert_array_equal(open_labelled(path).splits["test"].labels, [-1, 0])
+
+
+def test_numbered_classes_follow_a_file_of_names_however_they_come(tmp_path):
+    labels = [str(i) for i in range(12)]
+    names = tmp_path / "names.txt"
+    names.write_text("".join(f"name {i}\n" for i in labels))
+    for label in labels:
+        picture(tmp_path / "folder" / label / "1.png")
+    rows = [("path", "label"), *((f"{label}.png", label) for label in reversed(labels))]
+    for found in (
+        open_labelled(table(tmp_path / "t.csv", rows)),
+        open_labelled(tmp_path / "folder"),
+    ):
+        split, named = found.splits["test"], names_of(found.classes, names)
+        tails = [key.removeprefix(f"{tmp_path}/").removeprefix("folder/") for key in keys(split)]
+        own = [tail.split("/")[0].removesuffix(".png") for tail in tails]
+        assert [named[i] for i in split.labels] == [(f"name {label}",) for label in own]
+        assert sorted(own) == sorted(labels)
+    for kind in (str, int):
+        samples = [Sample(PNG, (), label, {"label": kind(label)}) for label in labels]
+        found = of_files(ListSource(samples), classes=names)
+        assert [found.class_names[i] for i in found.labels] == [(f"name {i}",) for i in labels]
 
 
 def test_a_training_classifies_by_files_of_names_and_templates(tmp_path):

@@ -9,7 +9,7 @@ from test_weights_commands import called
 from tiny_models import FUSED, IMAGES, TOKENS, drawn
 from tiny_pretrained import CLIP, pretrained
 
-from vlrep_jax import models, weights
+from vlrep_jax import models, vqa, weights
 from vlrep_jax.data.preprocess import Preprocess
 from vlrep_jax.data.tokenizers import ClipTokenizer, train_bpe
 from vlrep_jax.report import write_answers
@@ -54,6 +54,14 @@ def test_any_model_ranks_answers_put_into_prompts(folder, capsys):
     scale, bias = clip.model.apply({"params": clip.params}, method="scale_and_bias")
     expected = scores(image, rows, scale, bias)[0]
     np.testing.assert_allclose([found["answers"][a] for a in ANSWERS], expected, rtol=1e-4)
+    # Braces in a question or an answer are text.
+    odd, replies = "what does {} or {this} mean {", ["{question}", "50 % {"]
+    got = dict(vqa.answer(clip, folder / "picture.png", odd, replies))
+    rows = np.array([clip.encode_text((one, f"{odd} {one}")).sum(axis=0) for one in replies])
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    np.testing.assert_allclose(
+        [got[one] for one in replies], scores(image, rows, scale, bias)[0], rtol=1e-4
+    )
     table = ask(capsys, folder, "clip", *words, "--templates=a photo of {}").splitlines()
     assert len(table) == 3 and all(line.endswith(" %") for line in table)
 

@@ -27,6 +27,7 @@ IMAGE_POSITIONS = (
     "image_positions",
 )
 TEXT_POSITIONS = ("text/positional_embedding", "text_positions")
+_HEAD = ("head/kernel", "head/bias")
 
 
 @dataclass(frozen=True)
@@ -134,10 +135,12 @@ def find_initial(
         if not any(re.fullmatch(pattern, path) for path in skipped):
             raise ValueError(f"config.init_skip: {pattern!r} matches no parameter.")
     problems = [
-        f"config.model.{side}.{option} is {now!r}, trained with {then!r}"
-        for side, option, now, then in _changed(model, opened.model)
-        if not _is_left(side, needed, skipped)
+        f"config.model.{part}.{option} is {now!r}, trained with {then!r}"
+        for part, option, now, then in _changed(model, opened.model)
+        if not _is_left(part, needed, skipped)
     ]
+    if _heads_differ(model, opened.model) and not skipped.issuperset(_HEAD):
+        problems.append("config.model.answers are not those that head/.* was trained to tell apart")
     unfit, resized = _compare(
         {path: shape for path, shape in found.items() if path not in skipped},
         {path: shape for path, shape in needed.items() if path not in skipped},
@@ -169,13 +172,26 @@ def _as_tuple(value):
 
 
 def _changed(model, trained):
-    """(side, option, value here, value there) of what changes the numbers but no shape."""
-    for side in ("image", "text"):
-        here, there = (getattr(one, side, one) for one in (model, trained))
+    """(part, option, value here, value there) of what changes the numbers but no shape."""
+    for part in ("image", "image.frame", "text", "fusion", "decoder"):
+        here, there = (_part(one, part) for one in (model, trained))
         for option in ("activation", "ln_eps", "causal", "pool"):
             now, then = _option(here, option), _option(there, option)
             if None not in (now, then) and now != then:
-                yield side, option, now, then
+                yield part, option, now, then
+
+
+def _part(model, name):
+    """A part of a model, or None; a shared encoder is both of its towers."""
+    for one in name.split("."):
+        model = getattr(model, one, model if one in ("image", "text") else None)
+    return model
+
+
+def _heads_differ(model, trained):
+    """Whether both have a head of `FusionEncoder`, and not of the same answers."""
+    answers = [getattr(one, "answers", None) for one in (model, trained)]
+    return None not in answers and answers[0] != answers[1]
 
 
 def _option(tower, name):
@@ -185,9 +201,10 @@ def _option(tower, name):
     return getattr(tower, name, None)
 
 
-def _is_left(side, needed, skipped):
-    """Whether the layers of a tower begin anew."""
-    layers = [path for path in needed if path.startswith(f"{side}/transformer/")]
+def _is_left(part, needed, skipped):
+    """Whether the layers of a part begin anew."""
+    top = part.replace(".", "/")
+    layers = [path for path in needed if re.match(f"{top}/(.*/)?(transformer|layers)/", path)]
     return bool(layers) and skipped.issuperset(layers)
 
 

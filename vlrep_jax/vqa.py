@@ -10,7 +10,7 @@ import numpy as np
 from vlrep_jax import models, weights
 from vlrep_jax.answers import normalize
 from vlrep_jax.data.decoding import BadImage
-from vlrep_jax.evals.zero_shot import class_embeddings
+from vlrep_jax.evals.zero_shot import check_template, class_embeddings
 
 SHOWN = 5  # answers in the table
 TEMPLATES = ("{}", "{question} {}")
@@ -51,8 +51,10 @@ def answer(
         scores = _trained(loaded, image, question)
         answers, scores = _among(answers, known, scores) if answers else (known, scores)
     elif answers:
-        prompts = [one.replace("{question}", question) for one in templates]
-        text = class_embeddings(loaded.encode_text, answers, prompts)
+        for template in templates:
+            check_template(template)
+        prompts = [[_prompt(one, question, reply) for one in templates] for reply in answers]
+        text = class_embeddings(loaded.encode_text, prompts, ("{}",))
         scores = loaded.scores(loaded.encode_image([image]), text)[0]
     else:
         raise ValueError(
@@ -61,6 +63,11 @@ def answer(
         )
     best = np.argsort(-scores, kind="stable")
     return [(answers[i], float(scores[i])) for i in best]
+
+
+def _prompt(template, question, reply):
+    """A template with both in their places; braces within either are only text."""
+    return reply.join(part.replace("{question}", question) for part in template.split("{}"))
 
 
 def _trained(loaded, image, question):

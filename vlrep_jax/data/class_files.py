@@ -1,10 +1,20 @@
 """Files of class names and of prompt templates, as people keep them beside data sets."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 _SHOWN = 5
+
+
+def in_order(labels: Iterable[str | int]) -> list[str | int]:
+    """A data set's labels, each once, in the order of its classes.
+
+    Where all are numbers they go by their value, so that a file of names can follow it.
+    """
+    labels = set(labels)
+    numbers = all(isinstance(label, int) or label.isdecimal() for label in labels)
+    return sorted(labels, key=(lambda label: (int(label), str(label))) if numbers else str)
 
 
 def names_of(classes: Sequence[str], path: str | Path | None = None) -> list[tuple[str, ...]]:

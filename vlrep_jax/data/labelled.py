@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vlrep_jax.data.class_files import in_order
 from vlrep_jax.data.sources.folder import PICTURES
 from vlrep_jax.data.sources.pictures import Pictures
 from vlrep_jax.data.sources.sample import Sample
@@ -119,7 +120,7 @@ def _folder(top):
         tops = {role: top / name for name, role in roles.items()}
     else:
         tops = {"test": top}
-    classes = tuple(sorted({name for one in tops.values() for name in _folders(one)}))
+    classes = tuple(in_order(name for one in tops.values() for name in _folders(one)))
     if not classes:
         raise ValueError(f"{top} holds no folder of a class; expected {top}/CLASS/*.png.")
     splits = {}
@@ -213,9 +214,7 @@ def _add(found, one, split, where):
 
 def _grouped(found, root):
     labels = {one["label"] for role in found.values() for one in role.values()} - {""}
-    # Numbers in their own order, so that a file of names can follow it.
-    key = (lambda x: (int(x), x)) if all(x.isdecimal() for x in labels) else str
-    classes = tuple(sorted(labels, key=key))
+    classes = tuple(in_order(labels))
     numbers = {label: number for number, label in enumerate(classes)} | {"": -1}
     splits = {}
     for role, pictures in found.items():
@@ -251,7 +250,7 @@ def _tfds(directory, label, captions):
         source = Tfds(directory, name, captions=captions, labels=labels)
         read[role] = source, *_known(source)
     values = {value for _, _, held, _ in read.values() for value in held} - {None}
-    classes = tuple(names) if names else tuple(sorted(map(str, values)))
+    classes = tuple(names or map(str, in_order(values)))
     numbers = {(i if names else name): i for i, name in enumerate(classes)}
     splits = {}
     for role, (source, texts, held, owners) in read.items():

@@ -77,12 +77,14 @@ class TrainLoader:
     def _scores(self, sample):
         """float32[n]: what each of the known answers would get of the sample's annotators."""
         scores = np.zeros(len(self._answers), np.float32)
-        if "answers" not in sample.labels:
+        given = sample.labels.get("answers")
+        if not given:
+            held = f"no label 'answers', only {sorted(sample.labels)}" if given is None else "none"
             raise ValueError(
-                f"The source has no label 'answers', only {sorted(sample.labels)}: a model with "
-                "answers learns from questions, such as those of the source 'vqa'."
+                f"A model with answers learns from those of annotators, and {sample.key} of the "
+                f"source has {held}; the source 'vqa' reads them from annotations=FILE."
             )
-        for answer, score in accuracies(sample.labels["answers"]).items():
+        for answer, score in accuracies(given).items():
             number = self._answers.get(answer, self._answers.get(normalize(answer)))
             if number is not None:
                 scores[number] = score

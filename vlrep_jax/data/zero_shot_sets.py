@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vlrep_jax.data.class_files import names_of, read_templates
+from vlrep_jax.data.class_files import in_order, names_of, read_templates
 from vlrep_jax.data.emoji_names import TONES
 from vlrep_jax.data.sources.moving import MOTIONS
 
@@ -66,7 +66,7 @@ def of_files(source, *, label="label", classes="", templates=""):
     samples = source.__getitems__(range(len(source)))
     if samples and label not in samples[0].labels:
         raise ValueError(f"The source has no label {label!r}; it has {sorted(samples[0].labels)}.")
-    values = sorted({sample.labels[label] for sample in samples} - {None})
+    values = in_order({sample.labels[label] for sample in samples} - {None})
     names = names_of([str(value) for value in values], classes or None)
     prompts = read_templates(templates) if templates else ("{}",)
     return ZeroShotSet(tuple(names), tuple(prompts), _labels(source, label, values))

@@ -215,13 +215,19 @@ def evaluate_answers(encoder, data, *, image=None, mesh=None):
       without), `confidence` (float32[n], of the chosen), `answers` and `scores` float64[n].
 
     Raises:
-      ValueError: the model has no answers, or the data are no questions.
+      ValueError: the model has no answers, or the data are no questions or none that are answered.
     """
     del image, mesh
     questions = list(data.captions)
     if not np.array_equal(data.image_of_caption, np.arange(len(questions))):
         raise ValueError("Each image must have one caption, a question.")
     answers, kinds = data.labels("answers"), data.labels("question_type")
+    unanswered = sum(not given for given in answers)
+    if unanswered:
+        raise ValueError(
+            f"{unanswered} of {len(answers)} questions have no annotators' answers to score by; "
+            "the source 'vqa' reads them from annotations=FILE."
+        )
     names, logits = encoder.answers(data.image_batches(), questions)
     _, without = encoder.answers(data.image_batches(), questions, blank=True)
     metrics, details = answering(names, logits, without, answers, kinds)

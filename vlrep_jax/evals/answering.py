@@ -15,7 +15,7 @@ def answering(names, logits, without, answers, kinds):
       logits: float32[n, a], to each question with its picture.
       without: float32[n, a], by the same model without the picture.
       answers: of each question those of its annotators.
-      kinds: of each question what kind it is of, a text.
+      kinds: of each question what kind it is of, a text; '' is the kind `untyped`.
 
     Returns:
       (metrics, details). Metrics: `accuracy`; `without_picture`, of the same model; `majority`, of
@@ -37,7 +37,7 @@ def answering(names, logits, without, answers, kinds):
     )
     rows = defaultdict(list)
     for row, kind in enumerate(kinds):
-        rows[kind].append(row)
+        rows[kind or "untyped"].append(row)
     metrics, total = {}, 0.0
     for kind, own in sorted(rows.items()):
         best = _best_constant([answers[row] for row in own])

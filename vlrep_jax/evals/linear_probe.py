@@ -113,9 +113,11 @@ def linear_probe(train, train_labels, val, val_labels, *, refit=True):
       refit: train the final probe on both, as CLIP does; else on `train` alone.
 
     Raises:
-      ValueError: as `fit`.
+      ValueError: no image to validate on, or as `fit`.
     """
     val_labels = np.asarray(val_labels)
+    if not len(val_labels):
+        raise ValueError("a linear probe needs an image at least to validate on.")
 
     def score(c):
         return float((fit(train, train_labels, c).predict(val)[:, 0] == val_labels).mean())

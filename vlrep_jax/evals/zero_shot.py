@@ -29,7 +29,9 @@ def class_embeddings(encode_text, class_names, templates):
     named = [(names,) if isinstance(names, str) else tuple(names) for names in class_names]
     if not all(named):
         raise ValueError(f"class {named.index(())} has no name.")
-    prompts = [_fill(template, name) for one in named for name in one for template in templates]
+    for template in templates:
+        check_template(template)
+    prompts = [one.replace("{}", name) for names in named for name in names for one in templates]
     embeddings = np.asarray(encode_text(prompts), np.float32)
     if embeddings.ndim != 2 or len(embeddings) != len(prompts):
         raise ValueError(
@@ -39,6 +41,14 @@ def class_embeddings(encode_text, class_names, templates):
     ends = np.cumsum([len(one) * len(templates) for one in named])
     own = np.split(_normalise(embeddings), ends[:-1])
     return _normalise(np.stack([rows.mean(0) for rows in own]))
+
+
+def check_template(template):
+    """Raises ValueError where a template has not exactly one place for a name."""
+    if template.count("{}") != 1:
+        raise ValueError(
+            f"template {template!r} must hold {{}} exactly once, where the class name goes."
+        )
 
 
 def zero_shot(image, labels, class_embeddings, *, chunk=1024, mesh=None):
@@ -122,14 +132,6 @@ def _labels(labels, n, n_classes):
     if not (labels >= 0).any():
         raise ValueError("no image has a label (all are -1): there is nothing to score.")
     return labels
-
-
-def _fill(template, name):
-    if template.count("{}") != 1:
-        raise ValueError(
-            f"template {template!r} must hold {{}} exactly once, where the class name goes."
-        )
-    return template.format(name)
 
 
 def _normalise(x):

@@ -224,9 +224,12 @@ def directional_cosine(change, step):
 
 
 def total_variation(images):
-    """Mean absolute difference of neighbouring pixels of each picture, float[n]."""
+    """Mean absolute difference of neighbouring pixels of each picture, float[n].
+
+    Of a picture one pixel wide or high, whose pixels have no neighbour on that side, it is 0 there.
+    """
     down, right = images[:, 1:] - images[:, :-1], images[:, :, 1:] - images[:, :, :-1]
-    return sum(_magnitude(x).mean((1, 2, 3)) for x in (down, right))
+    return sum(_magnitude(x).sum((1, 2, 3)) / max(x[0].size, 1) for x in (down, right))
 
 
 def _magnitude(x):

@@ -78,6 +78,7 @@ def compare(
     splits = {name: data.splits[name] for name in _splits_for(needs, data)}
     if shifted is not None and "classes" in needs:
         splits["shifted"] = _renumbered(shifted, data.classes)
+    commonest = _commonest(splits) if "classes" in needs else {}
     results = []
     for name, path in zip(names, paths, strict=True):
         loaded = weights.load(path)
@@ -98,7 +99,7 @@ def compare(
         "classes": {label: list(own) for label, own in zip(data.classes, named, strict=True)},
         "templates": list(templates),
         "pictures": {split: len(one.source) for split, one in splits.items()},
-        "commonest": _commonest(splits) if "classes" in needs else {},
+        "commonest": commonest,
         "options": options._asdict(),
         "left_out": left_out,
     }
@@ -114,12 +115,17 @@ def choose(data: LabelledSet, suites: Sequence[str] | None) -> tuple[list[str], 
     for name in suites or ():
         if name not in SUITES:
             raise ValueError(f"there is no suite {name!r}; {near(name, SUITES)}")
-    reasons = {
-        "classes": "" if data.classes else f"{data.name} has no labels",
-        "train": "" if "train" in data.splits else f"{data.name} has no train split beside test",
-        "captions": "" if data.splits["test"].captions else f"{data.name} has no captions",
-        "texts": "",
+    labels = {name: split.labels[split.labels >= 0] for name, split in data.splits.items()}
+    train = labels.get("train", ())
+    held_out = len(labels.get("val", ())) or len(train) > len(set(train))
+    lacks = {
+        "classes": not len(labels["test"]) and "labels",
+        "train": not len(train) and "labelled train split beside test",
+        "validation": not held_out and "labelled val split, nor a class of two training pictures",
+        "captions": not data.splits["test"].captions and "captions",
     }
+    reasons = {need: f"{data.name} has no {what}" if what else "" for need, what in lacks.items()}
+    reasons["texts"] = ""
     lacking = {
         name: next(filter(None, (reasons[need] for need in suite.needs)), "")
         for name, suite in SUITES.items()

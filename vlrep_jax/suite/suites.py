@@ -57,7 +57,7 @@ class Measured(NamedTuple):
 
 
 class Suite(NamedTuple):
-    """A suite and its needs: `classes`, `train`, `captions` of the data, `texts` of the model."""
+    """A suite and its needs, see `comparing.choose`: of the data, and `texts` of the model."""
 
     run: Callable[[Inputs, Options], Measured]
     needs: tuple[str, ...]
@@ -147,9 +147,9 @@ def run_retrieval(inputs, options):
 
 SUITES = {
     "zero_shot": Suite(run_zero_shot, ("classes", "texts")),
-    "linear_probe": Suite(run_linear_probe, ("classes", "train")),
+    "linear_probe": Suite(run_linear_probe, ("classes", "train", "validation")),
     "knn": Suite(run_knn, ("classes", "train")),
-    "few_shot": Suite(run_few_shot, ("classes", "train")),
+    "few_shot": Suite(run_few_shot, ("classes", "train", "validation")),
     "calibration": Suite(run_calibration, ("classes", "texts")),
     "retrieval": Suite(run_retrieval, ("captions", "texts")),
 }
@@ -176,7 +176,7 @@ def _accuracies(predictor, inputs):
 def _train_and_val(inputs):
     """Both as Features, and where val is from."""
     train = inputs.splits["train"].labelled()
-    if "val" in inputs.splits:
+    if "val" in inputs.splits and (inputs.splits["val"].labels >= 0).any():
         return train, inputs.splits["val"].labelled(), "val"
     held = hold_out(train.labels, HELD_OUT)
     parts = [Features(train.image[x], train.labels[x], [], None, []) for x in (~held, held)]

@@ -26,8 +26,8 @@ class Vqa:
 
     Raises:
         FileNotFoundError: there is no such file or directory.
-        ValueError: a file is no such JSON, a question has no annotation, or `image` has another
-            field.
+        ValueError: a file is no such JSON, a question has no annotation, none with answers or one
+            of another picture, or `image` has another field.
     """
 
     def __init__(
@@ -44,22 +44,29 @@ class Vqa:
         held, digest = _read(questions, "questions")
         answered, other = _read(annotations, "annotations") if annotations else ({}, "")
         subtype = held.get("data_subtype", "")
-        by_id = {row.get("question_id"): row for row in answered.get("annotations", ())}
+        by_id = {}
+        for row in answered.get("annotations", ()):
+            if by_id.setdefault(row.get("question_id"), row) is not row:
+                raise ValueError(f"{annotations} has question {row.get('question_id')} twice.")
         self._rows = []
         for row in held["questions"]:
             try:
+                key, question = str(row["question_id"]), str(row["question"])
                 name = image.format(image_id=row["image_id"], data_subtype=subtype)
-                found = by_id[row["question_id"]] if annotations else {}
-                answers = tuple(str(one["answer"]) for one in found.get("answers", ()))
+                found = by_id[row["question_id"]] if annotations else {"answers": ()}
+                answers = tuple(str(one["answer"]) for one in found["answers"])
+                if annotations and not answers:
+                    raise ValueError("its annotation has no answers")
+                if found.get("image_id", row["image_id"]) != row["image_id"]:
+                    raise ValueError(f"its annotation is of image {found['image_id']}")
             except (KeyError, IndexError, TypeError, ValueError) as error:
                 raise ValueError(
                     f"Question {row.get('question_id')} of {questions}: {type(error).__name__} "
-                    f"{error}; expected an image_id that image={image!r} can name, and an "
-                    f"annotation with answers in {annotations or 'no file'}."
+                    f"{error}; expected question_id, question, an image_id that image={image!r} "
+                    f"can name, and an annotation with answers in {annotations or 'no file'}."
                 ) from None
             types = (str(found.get(name, "")) for name in ("answer_type", "question_type"))
-            question = str(row.get("question", ""))
-            self._rows.append((str(row["question_id"]), name, question, answers, *types))
+            self._rows.append((key, name, question, answers, *types))
         self._ids = [row["image_id"] for row in held["questions"]]
         self._digest = hashlib.sha256(f"{digest} {other} {image}".encode()).hexdigest()
 
