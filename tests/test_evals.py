@@ -290,6 +290,18 @@ def test_likelihoods_of_texts_hand_worked():
         EVALS["rerank"](encoder, Squares(), prior=0, **options)
 
 
+def test_a_judgement_weighs_what_it_is_told():
+    encoder, options, judge = Words(), dict(ks=(1,), depth=4), Words().judge
+    towers = EVALS["retrieval"](encoder, Squares(), ks=(1,)).metrics
+    found = EVALS["rerank"](encoder, Squares(), matching=0.0, **options).metrics
+    assert {name: found[name] for name in towers} == towers
+    half = EVALS["rerank"](encoder, Squares(), matching=0.5, **options).details["order"]
+    encoder.judge = lambda *pairs: judge(*pairs) / 2
+    whole = EVALS["rerank"](encoder, Squares(), **options).details["order"]
+    for side, order in half.items():
+        np.testing.assert_array_equal(order, whole[side])
+
+
 def test_a_diverged_judge_is_an_error():
     encoder = Words()
     encoder.judge = lambda *pairs: np.full((len(pairs[-1]), 1), np.nan)

@@ -94,6 +94,7 @@ def evaluate_rerank(
     *,
     image=None,
     depth=16,
+    matching=1.0,
     captions=1.0,
     prior=32,
     ks=(1, 5, 10),
@@ -102,13 +103,14 @@ def evaluate_rerank(
 ):
     """`rerank.rerank` over the data's captions, by a model that reads pairs.
 
-    A pair's judgement is its logit and, of a model that writes captions, `captions` times
-    log p(text | picture) - log p(text): how much likelier the picture makes the text. p(text), the
-    mean over pictures, matters only where texts are ranked, which differ in how likely they are of
-    any picture.
+    A pair's judgement is `matching` times its logit and, of a model that writes captions,
+    `captions` times log p(text | picture) - log p(text): how much likelier the picture makes the
+    text. p(text), the mean over pictures, matters only where texts are ranked, which differ in how
+    likely they are of any picture.
 
     Args:
       encoder, data, image: as in `evaluate_retrieval`.
+      matching: weight of the first; less than 1 for a judge that is too sure of new concepts.
       captions: weight of the second; 0 for the logit alone.
       prior: pictures of the data, evenly spread, that p(text) is the mean over; each text in a list
         costs as many more judgements.
@@ -140,7 +142,7 @@ def evaluate_rerank(
 
     def judge(images, texts, direction):
         said = encoder.judge(image_tokens, text_tokens, images, texts)
-        scores = said[:, 0]
+        scores = matching * said[:, 0]
         if captions and said.shape[1] > 1:
             gain = said[:, 1] - (log_p(texts) if direction == "image_to_text" else 0)
             scores = scores + captions * gain
