@@ -43,6 +43,7 @@ def get_config():
             "name": "rerank",
             "source": config.evals[name].source,
             "depth": 10,
+            "matching": 0.5,
             "captions": 0.1,
         }
     return config

@@ -1,5 +1,6 @@
 """The command line as a newcomer meets it: helps, one-line errors, and Ctrl-C."""
 
+import io
 import json
 import os
 import shlex
@@ -250,6 +251,27 @@ def test_a_diverging_run_is_one_line(fails, tmp_path, monkeypatch):
     assert fails(*train(tmp_path)) == "loss is nan at step 3"
     with pytest.raises(FloatingPointError):
         cli.main([*train(tmp_path), "--traceback"])
+
+
+@pytest.mark.parametrize("count", [10, 10**6], ids=["at the end", "while it prints"])
+def test_whoever_stops_reading_is_no_mistake(count, monkeypatch, capfd):
+    read, write = os.pipe()
+    os.close(read)
+    monkeypatch.setattr(cli, "_convert", lambda *_: print("x" * count) or 0)
+    with open(write, "w", encoding="ascii") as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["convert", "a", "b", "--layout=c"])
+    assert ended.value.code == 141 and not capfd.readouterr().err
+
+
+def test_names_that_the_terminal_cannot_show_are_escaped(monkeypatch):
+    held = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(held, encoding="ascii"))
+    monkeypatch.setattr(cli, "_convert", lambda *_: print("naïve") or 0)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["convert", "a", "b", "--layout=c"])
+    assert not ended.value.code and held.getvalue() == b"na\\xefve\n"
 
 
 # Ctrl-C.

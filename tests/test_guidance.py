@@ -255,7 +255,7 @@ def test_mistakes_are_told():
     original = np.zeros((1, 8, 8, 3))
     with pytest.raises(ValueError, match="'a dog' and 'a dog' are the same to the model"):
         guides.along(original, "a dog", "a dog")
-    with pytest.raises(ValueError, match="strength=-1 must not be negative"):
+    with pytest.raises(ValueError, match="strength=-1 must be a number from 0"):
         guides.along(original, "a dog", "a wolf", strength=-1)
     latent = made.init(jax.random.key(0), TEXTS)
     with pytest.raises(ValueError, match="steps=0 must be at least 1"):

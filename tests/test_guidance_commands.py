@@ -128,17 +128,20 @@ def test_mistakes_on_the_command_line(files, tmp_path, capsys):
         (["generate", *drawing, f"--out={tmp_path / 'there'}"], "exists already"),
         (["generate", *drawing, "--config.seed=1"], "takes no '--config.seed=1'"),
         (["edit", clip, picture, *texts], "--out is required"),
-        (["edit", *editing, "--from="], "--from is required"),
+        (["edit", *editing, "--from="], "--from is empty"),
         (["edit", *editing, "--to= "], "A text is empty"),
         (["edit", *editing, "--to=a dog"], "'a dog' and 'a dog' are the same to the model"),
         (["edit", *editing, "--image=nothing.png"], "--image=nothing.png: there is no such file"),
         (["edit", *editing, f"--image={tmp_path / 'broken.png'}"], "broken.png: it is no picture"),
         (["edit", *editing, f"--mask={tmp_path / 'large.png'}"], "30x41 pixels and the picture 30"),
         (["edit", *editing, f"--mask={tmp_path / 'black.png'}"], "is black: nothing may change"),
-        (["edit", *editing, "--strength=-1"], "strength=-1.0 must not be negative"),
-        (["edit", *editing, "--closeness=-1"], "--closeness=-1.0 must not be negative"),
+        (["edit", *editing, "--strength=-1"], "--strength=-1.0 must be a number from 0 to"),
+        (["edit", *editing, "--strength=nan"], "--strength=nan must be a number"),
+        (["edit", *editing, "--seed=4294967296"], "--seed=4294967296 must be from 0"),
+        (["edit", *editing, "--closeness=-1"], "--closeness=-1.0 must be a number from 0"),
     ):
         code, out = called(capsys, *words)
         assert code == 2 and message in out.err, (words, out.err)
+        assert "cannot be written" not in out.err
         assert out.err.count("\n") <= 8  # the usage of a missing flag, never a traceback
     assert not out_dir.exists() and not list(tmp_path.glob(".*"))

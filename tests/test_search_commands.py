@@ -108,6 +108,7 @@ def test_a_page_shows_the_pictures(made, vlrep):
     text = page.read_text()
     assert text.count("data:image/jpeg;base64,") == 3 and "&lt;b&gt;dogs&lt;/b&gt;" in text
     assert "<b>dogs" not in text and not re.search(r"(src|href)=.https?:", text)
+    assert not list(made.glob(".found*"))
 
 
 def test_mistakes_are_one_line(made, mistake, tmp_path):
@@ -124,6 +125,8 @@ def test_mistakes_are_one_line(made, mistake, tmp_path):
     assert "no such file or directory" in mistake("search", index, "a dog", "--model=nowhere")
     page = tmp_path / "no" / "page.html"
     assert "there is no directory" in mistake("search", index, "a dog", f"--html={page}")
+    for page in (tmp_path, ""):
+        assert "is a directory; name a file" in mistake("search", index, "a", f"--html={page}")
     nowhere = [word.replace("photos", "nowhere") for word in words(made)]
     assert "stands for no picture" in mistake("index", *nowhere)
     assert "takes no '--config.x=1'" in mistake("search", index, "a dog", "--config.x=1")

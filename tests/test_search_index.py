@@ -156,6 +156,17 @@ def test_an_index_stays_where_nothing_can_be_read(photos, tmp_path):
     assert len(ranked(tmp_path / "index")) == 20
 
 
+@pytest.mark.parametrize("kept", [0, 100, None])
+def test_an_index_whose_embeddings_are_cut_or_gone_is_not_added_to(photos, tmp_path, kept):
+    built(tmp_path / "index", photos)
+    (path,) = (tmp_path / "index").glob("embeddings-*.f32")
+    path.unlink() if kept is None else os.truncate(path, kept)
+    draw(photos / "new.png", 99)
+    with pytest.raises(ValueError, match="is gone or cut: make the index again"):
+        built(tmp_path / "index", photos)
+    assert not path.exists() or path.stat().st_size == kept
+
+
 def test_archives_are_indexed_as_folders_are(photos, tmp_path, encoded):
     with tarfile.open(tmp_path / "all.tar", "w") as tar:
         tar.add(photos, "photos")

@@ -1,5 +1,6 @@
 """Which pictures a pattern stands for, and reading them."""
 
+import errno
 import gzip
 import io
 import os
@@ -53,6 +54,27 @@ def test_nothing_found_is_an_error(folder, tmp_path):
     for pattern in (tmp_path / "empty", tmp_path / "nowhere", tmp_path / "*.png", folder / "pipe*"):
         with pytest.raises(FileNotFoundError, match="stands for no picture"):
             find_pictures([str(folder), str(pattern)])
+
+
+def test_what_cannot_be_looked_at_is_not_gone(folder, monkeypatch):
+    scandir, stat = os.scandir, os.stat
+
+    def denied(of, path):
+        if str(path).endswith(of):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "scandir", lambda path: denied("er", path) or scandir(path))
+    with pytest.raises(OSError, match=r"deep/er cannot be looked at \(Permission denied\)"):
+        found(folder)
+    monkeypatch.setattr(os, "scandir", scandir)
+    monkeypatch.setattr(os, "stat", lambda path, **_: denied("a.jpg", path) or stat(path, **_))
+    with pytest.raises(OSError, match=r"a\.jpg cannot be looked at .*stays as it was"):
+        found(folder)
+    monkeypatch.undo()
+    os.symlink("loop.png", folder / "loop.png")
+    assert len(found(folder)) == 4
+    with pytest.raises(FileNotFoundError, match=r"--images=tar:nope\.tar: There is no file"):
+        find_pictures(["tar:nope.tar"])
 
 
 def test_reading_gives_the_bytes_and_what_they_were(folder):

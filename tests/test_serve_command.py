@@ -3,8 +3,10 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import httpx
@@ -61,8 +63,15 @@ def test_it_says_where_it_serves_and_stops_when_told(index):
             f"--port={int(port) + 1}, or --port=0 for any that is free.\n"
         )
 
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        # One that sends nothing more of its picture does not keep it from stopping.
+        with socket.create_connection(("127.0.0.1", int(port))) as stalled:
+            stalled.sendall(
+                b"POST /api/search HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n"
+                b"Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n"
+            )
+            time.sleep(0.5)
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=60)
         assert (process.returncode, out, err) == (0, "Stopped.\n", "")
     finally:
         process.kill()

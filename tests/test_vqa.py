@@ -100,13 +100,17 @@ def test_mistakes_are_one_line(folder, capsys):
         error = ask(capsys, folder, model, *words, code=2)
         assert message in error and "Traceback" not in error
     (folder / "broken.png").write_bytes(b"no picture")
-    for name, message in (("broken.png", "broken.png: it is no picture"), ("none.png", "none.png")):
+    for name, message in (
+        ("broken.png", "broken.png: it is no picture"),
+        ("none.png", "none.png: No such file"),
+    ):
         code, out = called(
             capsys,
             *("vqa", f"--model={folder / 'clip'}", f"--image={folder / name}"),
             *("--question=a", "--answers=a"),
         )
         assert code == 2 and message in out.err and len(out.err.splitlines()) == 1
+        assert out.err.startswith(f"vlrep: error: --image={folder / name}: ")
 
 
 def test_the_page_shows_right_and_wrong_answers_of_every_kind(tmp_path):

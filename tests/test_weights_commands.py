@@ -57,6 +57,11 @@ def test_convert_and_classify(clip_files, capsys):
     assert out.err == f"{clip_files / 'text.jpg'} is left out: {WHY['format']}\n"
     rows = out.out.splitlines()
     assert len(rows) == 2 and rows[0].startswith("one.png  ") and "%" in rows[0]
+    (clip_files / "a\nb\u202e.png").write_bytes((clip_files / "one.png").read_bytes())
+    words[1] = clip_files / "a*.png"
+    _, out = called(capsys, "classify", f"--model={clip_files / 'hf'}", *words)
+    assert out.out.startswith(r"a\nb\u202e.png  ") and len(out.out.splitlines()) == 1
+    (clip_files / "a\nb\u202e.png").unlink()
 
 
 def test_export_and_run(clip_files, capsys):

@@ -225,6 +225,17 @@ def test_nothing_half_written_is_left(tmp_path):
     with pytest.raises(FileExistsError, match="exists already"), whole(path):
         pass
     assert path.read_text() == "whole"
+    # What has to do with it is told of it, and nothing else.
+    for failing, message in (
+        (lambda part: (part / "x" / "y").write_text("x"), "new cannot be written: No such file"),
+        (lambda part: (path / "x").write_text("x"), "Not a directory"),
+        (lambda part: (tmp_path / "nothing").read_text(), "No such file"),
+    ):
+        with pytest.raises(OSError, match=message) as caught, whole(tmp_path / "new") as part:
+            failing(part)
+        assert ("cannot be written" in str(caught.value)) == ("cannot be written" in message)
+    with pytest.raises(OSError, match="cannot be written"), whole(path / "below"):
+        pass
 
 
 def test_bfloat16_survives_npz(tmp_path):

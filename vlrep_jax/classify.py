@@ -8,6 +8,7 @@ from pathlib import Path
 from vlrep_jax import weights
 from vlrep_jax.data.decoding import BadImage
 from vlrep_jax.evals.zero_shot import class_embeddings
+from vlrep_jax.terminal import one_line
 
 SHOWN = 5  # labels a picture in the table
 
@@ -49,7 +50,7 @@ def run(
             pixels.append(loaded.preprocess(path))
             readable.append(path)
         except BadImage as error:
-            print(f"{path} is left out: {error.why}", file=sys.stderr)
+            print(f"{one_line(path)} is left out: {error.why}", file=sys.stderr)
     if not readable:
         raise ValueError(f"none of the {len(images)} files is a picture that can be read.")
     found = loaded.scores(loaded.encode_image(pixels), text)
@@ -57,9 +58,10 @@ def run(
         for path, row in zip(readable, found.tolist(), strict=True):
             print(json.dumps({"image": path, "scores": dict(zip(labels, row, strict=True))}))
         return
-    width = max(len(Path(path).name) for path in readable)
+    names = [one_line(Path(path).name) for path in readable]
+    width = max(map(len, names))
     column = max(map(len, labels)) + 2
-    for path, row in zip(readable, found, strict=True):
+    for name, row in zip(names, found, strict=True):
         best = sorted(zip(row, labels, strict=True), reverse=True)[:SHOWN]
         line = "".join(f"  {score:6.1%} {label:{column}}" for score, label in best)
-        print(f"{Path(path).name:{width}}{line}".rstrip())
+        print(f"{name:{width}}{line}".rstrip())

@@ -2,6 +2,8 @@
 
 import argparse
 import logging
+import os
+import select
 import shlex
 import signal
 import sys
@@ -11,7 +13,14 @@ from pathlib import Path
 
 from vlrep_jax.commands import compare, data, guidance, search, vqa
 from vlrep_jax.config_files import load_config, override_config
-from vlrep_jax.exits import INTERRUPTED_CODE, STOPPED_CODE, TERMINATED_CODE, USER_ERRORS, code_of
+from vlrep_jax.exits import (
+    INTERRUPTED_CODE,
+    STOPPED_CODE,
+    TERMINATED_CODE,
+    UNHEARD_CODE,
+    USER_ERRORS,
+    code_of,
+)
 
 DAMAGED_CODE = 1  # `vlrep checkpoints` found one that is not whole
 
@@ -46,9 +55,15 @@ def main(argv: list[str] | None = None) -> None:
     in_main = threading.current_thread() is threading.main_thread()
     handled = signal.signal(signal.SIGTERM, _terminated) if in_main else None
     formatted, warnings.formatwarning = warnings.formatwarning, _warning
+    # A name that the terminal's encoding has no place for is shown escaped.
+    sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        sys.exit(args.run(args, config_args))
+        code = args.run(args, config_args)
+        sys.stdout.flush()
+        sys.exit(code)
     except USER_ERRORS as error:
+        if isinstance(error, BrokenPipeError) and _nobody_listens():
+            sys.exit(UNHEARD_CODE)
         if args.traceback:
             raise
         print(f"vlrep: error: {error}", file=sys.stderr)
@@ -67,6 +82,16 @@ def main(argv: list[str] | None = None) -> None:
 def _warning(message, *_):
     """A warning as a line, without the code that it came from."""
     return f"vlrep: warning: {message}\n"
+
+
+def _nobody_listens():
+    """Whether what stdout was piped to, such as `head`, has ended; then the rest goes nowhere."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)  # for errors alone
+    is_gone = bool(poll.poll(0))
+    if is_gone:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return is_gone
 
 
 def _terminated(*_):
@@ -229,8 +254,10 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         args.parser.error(f"unknown argument {unknown[0]!r}; {near(word, flags)}")
     # Only now, so that a misspelt flag is told as such and not as the absence of the right one.
     for flag in REQUIRED.get(args.command, ()):
-        if not any(getattr(args, name.removeprefix("--")) for name in flag.split(" or ")):
-            args.parser.error(f"{flag} is required")
+        given = [getattr(args, name.removeprefix("--")) for name in flag.split(" or ")]
+        if not any(given):
+            is_absent = all(value is None or value == [] for value in given)
+            args.parser.error(f"{flag} is {'required' if is_absent else 'empty'}")
     return args, config_args
 
 

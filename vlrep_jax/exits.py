@@ -6,6 +6,7 @@ FAULT_CODE = 1  # an error, here or in another process, or no progress for too l
 USER_ERROR_CODE = 2
 STOPPED_CODE = 42  # told to stop, state saved: run the same command again
 INTERRUPTED_CODE = 130  # as a shell has it: 128 + SIGINT
+UNHEARD_CODE = 141  # 128 + SIGPIPE: nobody reads what it prints
 TERMINATED_CODE = 143  # 128 + SIGTERM
 
 

@@ -117,6 +117,8 @@ def run(
         found = answer(loaded, image, question, answers, templates=templates)
     except BadImage as error:
         raise ValueError(f"--image={image}: {error.why}.") from None
+    except OSError as error:
+        raise FileNotFoundError(f"--image={image}: {error.strerror}.") from None
     if as_json:
         scores = dict(found)
         print(json.dumps({"image": image, "question": question, "answers": scores}))

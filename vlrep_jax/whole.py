@@ -30,6 +30,10 @@ def whole(path: Path):
             path.rmdir()
         os.replace(part, path)
     except OSError as error:
+        name = str(error.filename or "")
+        # Other files, and what is said of them in words, are the caller's business.
+        if error.errno is None or not (name.startswith(str(part)) or str(path).startswith(name)):
+            raise
         raise OSError(
             f"{path} cannot be written: {error.strerror or error}; nothing is left of it. Is there "
             "space, and permission, and are its parents directories?"

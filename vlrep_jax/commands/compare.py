@@ -103,7 +103,10 @@ def _compare(args, config_args):
         ),
         **templates,
     )
-    written = suite.write(comparison, out)
-    print(suite.table(comparison))
+    print(suite.table(comparison))  # first, as there may be no space for the rest
+    try:
+        written = suite.write(comparison, out)
+    except OSError as error:
+        raise OSError(f"--out={out} cannot be written: {error.strerror or error}.") from error
     print(f"Wrote {', '.join(map(str, written))}")
     return 0

@@ -121,7 +121,7 @@ def _search(args, config_args):
         model=args.model,
         exact=args.exact,
         as_json=args.json,
-        html=args.html and Path(args.html),
+        html=None if args.html is None else Path(args.html),
     )
     return 0
 

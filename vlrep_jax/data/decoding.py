@@ -86,7 +86,7 @@ def read_header(data, max_pixels=MAX_PIXELS, *, min_side=2):
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise BadImage("too_large", str(error)) from error
+        raise BadImage("too_large", f"more than {max_pixels} pixels") from error
     except Exception as error:
         raise BadImage("format", str(error)) from error
     if image.width * image.height > max_pixels:

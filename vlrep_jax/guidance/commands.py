@@ -14,7 +14,7 @@ from vlrep_jax.guidance.edit import EDIT_VIEWS, edit
 from vlrep_jax.guidance.generators import GENERATORS, Generator, learned
 from vlrep_jax.guidance.loop import guide
 from vlrep_jax.guidance.pictures import grid, levels, read_mask, read_picture, save_animation
-from vlrep_jax.guidance.targets import Guide
+from vlrep_jax.guidance.targets import Guide, check_weights
 from vlrep_jax.metrics import Progress
 from vlrep_jax.whole import whole
 from vlrep_jax.workdirs import write_json
@@ -48,8 +48,11 @@ def run_generate(
       FileExistsError: OUT is there already.
       FileNotFoundError, ValueError: no such model or generator, or a value that makes no sense.
     """
-    if count < 1 or size < 0:
-        raise ValueError(f"--count={count} must be at least 1, and --size={size} not negative.")
+    if count < 1:
+        raise ValueError(f"--count={count} must be at least 1.")
+    if size < 0:
+        raise ValueError(f"--size={size} must not be negative.")
+    _check_seed(seed)
     with whole(out) as part:
         guides = Guide([weights.load(path) for path in models])
         made = named_generator(generator, size, guides)
@@ -102,8 +105,8 @@ def run_edit(
       FileExistsError: OUT is there already.
       FileNotFoundError, ValueError: no such model or file, or a value that makes no sense.
     """
-    if closeness < 0:
-        raise ValueError(f"--closeness={closeness} must not be negative.")
+    check_weights(**{"--strength": strength, "--closeness": closeness})
+    _check_seed(seed)
     with whole(out) as part:
         original = read_picture(image, "--image")
         allowed = read_mask(mask, *original.shape[:2]) if mask else None
@@ -149,6 +152,11 @@ def named_generator(name: str, size: int, guides: Guide) -> Generator:
     if size:
         raise ValueError(f"--size={size} is for {' and '.join(direct)}: {name} has its own.")
     return learned(weights.load(name))
+
+
+def _check_seed(seed):
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"--seed={seed} must be from 0 to {2**32 - 1}.")
 
 
 @contextmanager

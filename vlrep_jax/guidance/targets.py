@@ -18,6 +18,7 @@ from vlrep_jax.data.preprocess import Preprocess
 from vlrep_jax.guidance.pixels import normalized, squared
 
 _EPS = 1e-12
+_MOST = 1e6  # of a weight
 
 
 class Target(NamedTuple):
@@ -159,11 +160,11 @@ class Guide:
           smooth: of the total variation of the difference.
 
         Raises:
-          ValueError: a text is empty, the two are the same to a model, or it has no tokenizer.
+          ValueError: a text is empty, the two are the same to a model, or it has no tokenizer; or
+            as `check_weights`.
         """
         _check_texts([source, target])
-        if strength < 0:
-            raise ValueError(f"strength={strength} must not be negative.")
+        check_weights(strength=strength, closeness=closeness, smooth=smooth)
         steps = []
         for model in self.models:
             before, after = model.encode_text([source, target])
@@ -214,6 +215,13 @@ class Guide:
             model.model.apply({"params": own}, method="scale_and_bias")
             for model, own in zip(self.models, params, strict=True)
         ]
+
+
+def check_weights(**weights):
+    """Raises ValueError where one, given by its name, is no number from 0 to a million."""
+    for name, value in weights.items():
+        if not 0 <= value <= _MOST:  # nor NaN
+            raise ValueError(f"{name}={value} must be a number from 0 to {_MOST:,.0f}.")
 
 
 def directional_cosine(change, step):

@@ -22,9 +22,13 @@ def write_page(path, title, parts):
         f"<title>{esc(title)}</title><style>\n{css}</style></head>\n"
         f"<body><main>\n{chr(10).join(filter(None, parts))}\n</main></body></html>\n"
     )
-    part = Path(path).with_suffix(".part")
-    part.write_text(page, encoding="utf-8", errors="replace")  # keys may be no text
-    os.replace(part, path)
+    path = Path(path)
+    part = path.with_name(f".{path.name}.part-{os.getpid()}")
+    try:
+        part.write_text(page, encoding="utf-8", errors="replace")  # keys may be no text
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def esc(text):

@@ -4,6 +4,7 @@ Nothing is decoded here; a picture is told by its name, and by a size and a stam
 it does.
 """
 
+import errno
 import glob
 import os
 import stat
@@ -51,6 +52,7 @@ def find_pictures(patterns: Sequence[str]) -> tuple[list[Found], list[str]]:
 
     Raises:
       FileNotFoundError: a pattern stands for no picture.
+      OSError: a folder or a file cannot be looked at.
       ValueError: an archive is compressed.
     """
     found, problems = {}, []
@@ -101,7 +103,7 @@ def read(picture: Found) -> tuple[bytes, Found]:
 
 
 def _in_folder(top) -> Iterator[Found]:
-    for folder, below, names in os.walk(os.path.abspath(top)):
+    for folder, below, names in os.walk(os.path.abspath(top), onerror=_not_looked_at):
         below[:] = [name for name in below if not name.startswith(".")]
         for name in names:
             if name.lower().endswith(PICTURES) and not name.startswith("."):
@@ -118,16 +120,29 @@ def _files(pattern) -> Iterator[Found]:
 def _file(path) -> Iterator[Found]:
     try:
         status = os.stat(path)
-    except OSError:  # a link to nothing, or removed since its folder was listed
-        return
+    except OSError as error:
+        return _not_looked_at(error)
     if stat.S_ISREG(status.st_mode):
         yield Found(path, path, None, status.st_size, local_stamp(status))
+
+
+def _not_looked_at(error):
+    """Only what is gone is gone: a link to nothing, or removed since its folder was listed."""
+    if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+        raise OSError(
+            f"{error.filename} cannot be looked at ({error.strerror}), so nobody knows which "
+            "pictures there are: the index stays as it was."
+        ) from error
 
 
 def _in_archives(pattern, problems) -> Iterator[Found]:
     if is_remote(pattern):
         raise ValueError(f"--images={TAR}{pattern}: archives have to be local files.")
-    for archive in find(pattern):
+    try:
+        archives = find(pattern)
+    except (FileNotFoundError, ValueError) as error:
+        raise type(error)(f"--images={TAR}{pattern}: {error}") from None
+    for archive in archives:
         descriptor = os.open(archive.path, os.O_RDONLY | os.O_CLOEXEC)
         with closing(open(descriptor, "rb", buffering=0)):
             _check_plain(archive.path, os.pread(descriptor, 8, 0))

@@ -9,14 +9,7 @@ from vlrep_jax.search.store import Store
 
 
 def write_results(path: str | Path, title: str, hits: Sequence[Hit], store: Store) -> None:
-    """Writes what a search found as one HTML file, replaced whole.
-
-    Raises:
-      FileNotFoundError: there is no directory for it.
-    """
-    path = Path(path)
-    if not path.absolute().parent.is_dir():
-        raise FileNotFoundError(f"{path}: there is no directory {path.absolute().parent}.")
+    """Writes what a search found as one HTML file, replaced whole."""
     total = store.db.execute("SELECT count(*) FROM pictures WHERE pending = 0").fetchone()[0]
     figures = "".join(_figure(hit, store) for hit in hits)
     sheet = f'<div class="sheet">{figures}</div>' if hits else "<p>The index is empty.</p>"

@@ -20,6 +20,7 @@ from vlrep_jax.search.model import described
 from vlrep_jax.search.page import write_results
 from vlrep_jax.search.store import Store, told
 from vlrep_jax.search.writer import check_model
+from vlrep_jax.terminal import one_line
 
 UNREADABLE = "unreadable.tsv"
 _NAMED = 10
@@ -74,7 +75,7 @@ def _say_unreadable(out, unreadable):
     if not unreadable:
         path.unlink(missing_ok=True)
         return
-    lines = (f"{_one_line(name)}\t{reason}\n" for name, reason in unreadable)
+    lines = (f"{one_line(name)}\t{reason}\n" for name, reason in unreadable)
     path.write_text("".join(lines), encoding="utf-8", errors="backslashreplace")
     named = ", ".join(f"{shown(name)} ({reason})" for name, reason in unreadable[:_NAMED])
     more = f", and {len(unreadable) - _NAMED:,} more" if len(unreadable) > _NAMED else ""
@@ -125,6 +126,10 @@ def search(
         )
     if k < 1:
         raise ValueError(f"-k {k} must be at least 1.")
+    if html is not None and html.is_dir():
+        raise ValueError(f"--html={html} is a directory; name a file.")
+    if html is not None and not html.absolute().parent.is_dir():
+        raise FileNotFoundError(f"--html={html}: there is no directory {html.absolute().parent}.")
     engine = Engine(path, exact=exact, mesh=_mesh())
     with engine.store as store, told(path):
         loaded = model_of(store, model)
@@ -137,7 +142,7 @@ def search(
             print(f"Approximate: {recall_line(engine.recall)}; --exact is exact.", file=sys.stderr)
         if as_json:
             _print_json(hits)
-        elif html:
+        elif html is not None:
             words = [text or "", f"like {image}" if image else "", f"not {without}" * bool(without)]
             write_results(html, " · ".join(filter(str.strip, words)), hits, store)
             print(f"Wrote {len(hits)} of {len(engine):,} pictures to {html}")
@@ -181,13 +186,7 @@ def model_of(store: Store, path: str | None = None) -> weights.Pretrained:
 def shown(name: str) -> str:
     """A picture's name for people: below the current directory, relative to it."""
     here = os.getcwd().rstrip(os.sep) + os.sep
-    return _one_line(name.removeprefix(here))
-
-
-def _one_line(name):
-    """A file's name may hold anything but a slash and NUL: line breaks, and what is no text."""
-    safe = "".join(c if c.isprintable() else repr(c)[1:-1] for c in name)
-    return safe.encode("utf-8", "backslashreplace").decode()
+    return one_line(name.removeprefix(here))
 
 
 def _print_json(hits: Sequence[Hit]):

@@ -253,7 +253,10 @@ def writing(path: Path, model: dict, width: int):
     path = Path(path)
     if path.exists() and not (path / DATABASE).exists() and not _is_ours(path):
         raise FileExistsError(f"{path} exists and is no index; name another directory.")
-    path.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"{path} cannot be made: {error.strerror}.") from None
     with open(path / LOCK, "w") as lock, told(path):
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -264,6 +267,7 @@ def writing(path: Path, model: dict, width: int):
             _create(connection, model, width)
         with Writer(path, connection) as writer:
             check_model(writer, model)
+            writer.embeddings()  # all there, or what is appended would lie behind a hole
             writer.clear()
             yield writer
 

@@ -1,6 +1,7 @@
 """What `vlrep serve` does: an index and its model opened, and a server at a port."""
 
 import errno
+import logging
 import socket
 import sys
 from contextlib import suppress
@@ -24,6 +25,7 @@ except ModuleNotFoundError as error:
         "pip install 'vlrep_jax[serve]'."
     ) from None
 
+GRACE_S = 3  # for requests under way once it is told to stop; one client may send nothing more
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -69,10 +71,23 @@ def serve(
             print(f"Serving {len(engine):,} pictures at {where} (Ctrl-C stops it).", flush=True)
             if engine.recall:
                 print(f"Approximate: {recall_line(engine.recall)}.", file=sys.stderr, flush=True)
-            config = uvicorn.Config(app, log_level="warning", access_log=False, ws="none")
+            config = uvicorn.Config(
+                app,
+                log_level="warning",
+                access_log=False,
+                ws="none",
+                timeout_graceful_shutdown=GRACE_S,
+            )
             with suppress(KeyboardInterrupt):
-                uvicorn.Server(config).run(sockets=[listener])
+                _Server(config).run(sockets=[listener])
     print("Stopped.")
+
+
+class _Server(uvicorn.Server):
+    async def shutdown(self, sockets=None):
+        # What is cut off from now on would be a traceback each.
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+        await super().shutdown(sockets)
 
 
 def listening(host: str, port: int) -> socket.socket:
