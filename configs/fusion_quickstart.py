@@ -35,7 +35,7 @@ def get_config():
     # Judged are 128 pairs a step; what they are told from is drawn among 512.
     config.batch_size = 512
     config.matching_every = 4
-    config.steps = 1000  # the judge learns for long: 300 may gain nothing
+    config.steps = 1000
     config.eval_every = config.checkpoint_every = 500
     # The same pictures by the towers alone and ranked again.
     for name in ("unseen", "unseen_motifs", "unseen_openmoji"):
@@ -43,7 +43,7 @@ def get_config():
             "name": "rerank",
             "source": config.evals[name].source,
             "depth": 10,
-            "matching": 0.5,
+            "matching": 0.5,  # the judge is surer of new concepts than it is right
             "captions": 0.1,
         }
     return config

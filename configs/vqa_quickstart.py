@@ -2,7 +2,7 @@
 
 Run: vlrep train --config=configs/vqa_quickstart.py --workdir=runs/vqa
      after vlrep train --config=configs/fusion_quickstart.py --workdir=runs/fusion
-Cost: five minutes of 2 cores. Expected on unseen concepts: 0.71, see docs/applications/vqa.md.
+Cost: three minutes of 2 cores. Expected on unseen concepts: 0.72, see docs/applications/vqa.md.
 
 It begins with what `configs/fusion_quickstart.py` learnt, but for the head. The questions are made
 from the pictures' own annotations (`data/emoji_questions.py`).

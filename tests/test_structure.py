@@ -45,6 +45,7 @@ LAYERS = (
         "scores",
         "processes",
         "retention",
+        "terminal",
         "whole",
     ),
 )

@@ -2,8 +2,6 @@
 
 import argparse
 import logging
-import os
-import select
 import shlex
 import signal
 import sys
@@ -21,6 +19,7 @@ from vlrep_jax.exits import (
     USER_ERRORS,
     code_of,
 )
+from vlrep_jax.terminal import nobody_listens, warning_line, without_late_writes
 
 DAMAGED_CODE = 1  # `vlrep checkpoints` found one that is not whole
 
@@ -51,10 +50,10 @@ def main(argv: list[str] | None = None) -> None:
     # Orbax logs what goes wrong with a whole traceback; `checkpoint` says it in a line.
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    sys.unraisablehook = _without_late_writes(sys.unraisablehook)
+    sys.unraisablehook = without_late_writes(sys.unraisablehook)
     in_main = threading.current_thread() is threading.main_thread()
     handled = signal.signal(signal.SIGTERM, _terminated) if in_main else None
-    formatted, warnings.formatwarning = warnings.formatwarning, _warning
+    formatted, warnings.formatwarning = warnings.formatwarning, warning_line
     # A name that the terminal's encoding has no place for is shown escaped.
     sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -62,7 +61,7 @@ def main(argv: list[str] | None = None) -> None:
         sys.stdout.flush()
         sys.exit(code)
     except USER_ERRORS as error:
-        if isinstance(error, BrokenPipeError) and _nobody_listens():
+        if isinstance(error, BrokenPipeError) and nobody_listens():
             sys.exit(UNHEARD_CODE)
         if args.traceback:
             raise
@@ -79,38 +78,10 @@ def main(argv: list[str] | None = None) -> None:
             signal.signal(signal.SIGTERM, handled)
 
 
-def _warning(message, *_):
-    """A warning as a line, without the code that it came from."""
-    return f"vlrep: warning: {message}\n"
-
-
-def _nobody_listens():
-    """Whether what stdout was piped to, such as `head`, has ended; then the rest goes nowhere."""
-    poll = select.poll()
-    poll.register(sys.stdout.fileno(), 0)  # for errors alone
-    is_gone = bool(poll.poll(0))
-    if is_gone:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return is_gone
-
-
 def _terminated(*_):
     """SIGTERM as SIGINT is taken: what is half written goes."""
     print("vlrep: terminated.", file=sys.stderr)
     sys.exit(TERMINATED_CODE)
-
-
-def _without_late_writes(hook):
-    """An unraisablehook without what TensorStore's threads say after a save that failed.
-
-    Of each file that was still under way it would be a traceback, as nobody waits for it any more.
-    """
-
-    def shown(unraisable):
-        if str(unraisable.exc_value) != "Event loop is closed":
-            hook(unraisable)
-
-    return shown
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
