@@ -19,7 +19,12 @@ from vlrep_jax.exits import (
     USER_ERRORS,
     code_of,
 )
-from vlrep_jax.terminal import nobody_listens, warning_line, without_late_writes
+from vlrep_jax.terminal import (
+    escape_what_has_no_place,
+    nobody_listens,
+    warning_line,
+    without_late_writes,
+)
 
 DAMAGED_CODE = 1  # `vlrep checkpoints` found one that is not whole
 
@@ -54,11 +59,10 @@ def main(argv: list[str] | None = None) -> None:
     in_main = threading.current_thread() is threading.main_thread()
     handled = signal.signal(signal.SIGTERM, _terminated) if in_main else None
     formatted, warnings.formatwarning = warnings.formatwarning, warning_line
-    # A name that the terminal's encoding has no place for is shown escaped.
-    sys.stdout.reconfigure(errors="backslashreplace")
+    escape_what_has_no_place()
     try:
         code = args.run(args, config_args)
-        sys.stdout.flush()
+        print(end="", flush=True)
         sys.exit(code)
     except USER_ERRORS as error:
         if isinstance(error, BrokenPipeError) and nobody_listens():

@@ -15,6 +15,12 @@ def one_line(name: str) -> str:
     return safe.encode("utf-8", "backslashreplace").decode()
 
 
+def escape_what_has_no_place():
+    """From now on stdout shows letters that its encoding does not have as escapes."""
+    if hasattr(sys.stdout, "reconfigure"):  # not so within a notebook
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
 def warning_line(message, *_):
     """A warning as a line, without the code that it came from."""
     return f"vlrep: warning: {message}\n"
