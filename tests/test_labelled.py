@@ -8,7 +8,7 @@ import pytest
 import tensorflow_datasets as tfds
 from emoji_data import ListSource, flat
 
-from vlrep_jax.data.class_files import names_of, read_templates
+from vlrep_jax.data.class_files import in_order, names_of, read_templates
 from vlrep_jax.data.labelled import open_labelled
 from vlrep_jax.data.preprocess import Preprocess
 from vlrep_jax.data.sources import Sample
@@ -237,6 +237,13 @@ def test_templates(tmp_path):
 def test_a_label_below_zero_is_none(tmp_path):
     path = table(tmp_path / "t.csv", [("path", "label"), ("a", ""), ("b", "x")])
     np.testing.assert_array_equal(open_labelled(path).splits["test"].labels, [-1, 0])
+
+
+def test_classes_are_in_the_order_of_their_labels():
+    assert in_order(["10", "9", "b"]) == ["10", "9", "b"]
+    assert in_order(["10", "9", "-1", "9"]) == ["-1", "9", "10"]
+    assert in_order(np.array([10, 9, -1])) == [-1, 9, 10]
+    assert in_order(["--1", "²"]) == ["--1", "²"]
 
 
 def test_numbered_classes_follow_a_file_of_names_however_they_come(tmp_path):

@@ -1,6 +1,7 @@
 """Files of class names and of prompt templates, as people keep them beside data sets."""
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ def in_order(labels: Iterable[str | int]) -> list[str | int]:
     Where all are numbers they go by their value, so that a file of names can follow it.
     """
     labels = set(labels)
-    numbers = all(isinstance(label, int) or label.isdecimal() for label in labels)
+    numbers = all(re.fullmatch(r"-?\d+", str(label)) for label in labels)
     return sorted(labels, key=(lambda label: (int(label), str(label))) if numbers else str)
 
 
