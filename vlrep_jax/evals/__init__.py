@@ -217,7 +217,7 @@ def evaluate_answers(encoder, data, *, image=None, mesh=None):
       without), `confidence` (float32[n], of the chosen), `answers` and `scores` float64[n].
 
     Raises:
-      ValueError: the model has no answers, or the data are no questions or none that are answered.
+      ValueError: the model has no answers, the data are no questions, or nobody answered one.
     """
     del image, mesh
     questions = list(data.captions)
